@@ -1,0 +1,1 @@
+"""What every program's command line shares: options, configuration file, signals, exit statuses."""

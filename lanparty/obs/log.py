@@ -1,0 +1,193 @@
+"""Writes events to stderr: a line for people, or a JSON line for scripts.
+
+Owns: structlog's configuration, the two line formats, what becomes of the libraries' own logging.
+Must not know: which events exist beyond the one for library messages, which role runs.
+
+Text::
+
+    HH:MM:SS  sentence                                                       (local time)
+
+JSON lines, keys in this order, ``time`` in UTC::
+
+    {"event": name, "time": "2025-11-22T18:05:12.345Z", "level": "info", "program": "lanparty.client",
+     FIELD: value, ..., "message": sentence}
+
+Libraries (trio, aioquic, pyroute2, asyncio) log through the standard library. Their messages pass at WARNING and above;
+with level debug also at INFO. Their DEBUG never passes: aioquic has a line per packet there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final, Literal
+
+import structlog
+
+from lanparty.obs.events import LIBRARY, Event
+
+__all__ = ["LEVELS", "LogFormat", "captured", "configure", "log"]
+
+LogFormat = Literal["text", "json"]
+
+LEVELS: Final[Mapping[str, int]] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+"""What ``--log-level`` takes."""
+
+_EVENT_KEY: Final = "_event"
+
+
+class _StderrLogger:
+    """structlog's last link: one finished line to whatever ``sys.stderr`` is now.
+
+    A terminal or a journal that has gone away must not end a tunnel, so failures to write are ignored: there is no
+    place left to report them to.
+    """
+
+    def __init__(self, *_args: object) -> None:
+        pass
+
+    def msg(self, line: str) -> None:
+        stream = sys.stderr
+        if stream is None:  # as under pythonw, or started with stderr closed
+            return
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            return
+
+    debug = info = warning = error = critical = msg
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON can carry it."""
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+class _Renderer:
+    """structlog's processor: event dictionary in, finished line out."""
+
+    def __init__(self, fmt: LogFormat, program: str) -> None:
+        self._fmt = fmt
+        self._program = program
+
+    def __call__(self, _logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> str:
+        name = str(event_dict.pop("event", ""))
+        event = event_dict.pop(_EVENT_KEY, None)
+        # Somebody may use structlog without an Event: the text is then the sentence.
+        sentence = (
+            event.render(event_dict) if isinstance(event, Event) else Event(name, "{text}").render({"text": name})
+        )
+        if self._fmt == "text":
+            return f"{datetime.now().astimezone():%H:%M:%S}  {sentence}"
+        time = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        fields = {key: _plain(value) for key, value in event_dict.items()}
+        head = {"event": name, "time": time, "level": level, "program": self._program}
+        return json.dumps({**head, **fields, "message": sentence})
+
+
+class _LibraryHandler(logging.Handler):
+    """Takes what libraries log through the standard library."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # a library's own mistake in its format string
+            text = str(record.msg)
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            text = f"{text} ({type(error).__name__}: {error})"
+        _emit(level, LIBRARY, {"library": record.name, "text": text})
+
+
+def configure(level: str, fmt: LogFormat, program: str) -> None:
+    """Set logging up for the process. ``level`` is one of LEVELS; ``program`` is as in ``lanparty.client``.
+
+    Raises KeyError for a level that is not in LEVELS.
+    """
+    number = LEVELS[level]
+    _configure_structlog(number, fmt, program)
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, _LibraryHandler):
+            root.removeHandler(handler)
+    root.addHandler(_LibraryHandler())
+    libraries = logging.INFO if number <= logging.DEBUG else max(number, logging.WARNING)
+    root.setLevel(libraries)
+    for noisy in ("quic", "pyroute2", "asyncio", "trio"):  # some set a level of their own when imported
+        logging.getLogger(noisy).setLevel(libraries)
+
+
+def _configure_structlog(level: int, fmt: LogFormat, program: str) -> None:
+    structlog.configure(
+        processors=[_Renderer(fmt, program)],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_StderrLogger,
+        cache_logger_on_first_use=False,  # configure() may be called again, and tests swap the processors
+    )
+
+
+def log(event: Event, /, **fields: Any) -> None:
+    """Report ``event``. Never raises for what the fields hold, never blocks on a reader that is gone."""
+    _emit(event.level, event, fields)
+
+
+def _emit(level: int, event: Event, fields: Mapping[str, Any]) -> None:
+    if not structlog.is_configured():  # a module used on its own: as a program would by default
+        _configure_structlog(logging.INFO, "text", "lanparty")
+    structlog.get_logger().log(level, event.name, **{_EVENT_KEY: event}, **fields)
+
+
+@contextmanager
+def captured() -> Iterator[list[dict[str, Any]]]:
+    """For tests: inside, events of every level are appended to the list, as dictionaries, instead of written.
+
+    Each has ``event`` (the name), ``level`` (such as "info"), ``message`` (the sentence) and the fields.
+    """
+    entries: list[dict[str, Any]] = []
+
+    def keep(_logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> Any:
+        entry = dict(event_dict)
+        event = entry.pop(_EVENT_KEY, None)
+        entry["message"] = event.render(entry) if isinstance(event, Event) else entry["event"]
+        entry["level"] = level
+        entries.append(entry)
+        raise structlog.DropEvent
+
+    was_configured = structlog.is_configured()
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[keep],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        logger_factory=_StderrLogger,
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield entries
+    finally:
+        if was_configured:
+            structlog.configure(**before)
+        else:
+            structlog.reset_defaults()

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lanparty.obs.files import atomic_write
+
+
+def test_replaces_content_and_sets_the_mode(tmp_path):
+    file = tmp_path / "identity.json"
+    atomic_write(file, b"one", 0o600)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    atomic_write(file, b"two")
+    assert file.read_bytes() == b"two"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_mode_does_not_depend_on_the_umask(tmp_path):
+    old = os.umask(0)
+    try:
+        atomic_write(tmp_path / "key", b"secret", 0o600)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("call", ["fsync", "fdopen"])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
+    file = tmp_path / "file"
+    atomic_write(file, b"old")
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left"):
+        atomic_write(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_missing_directory(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        atomic_write(tmp_path / "missing" / "file", b"x")
+
+
+def test_killed_in_the_middle_leaves_old_or_new(tmp_path):
+    file = tmp_path / "file"
+    atomic_write(file, b"A" * 50_000, 0o600)
+    program = (
+        "import sys; from pathlib import Path; from lanparty.obs.files import atomic_write\n"
+        "print(flush=True)\n"
+        "while True:\n"
+        "    for letter in b'AB': atomic_write(Path(sys.argv[1]), bytes([letter]) * 50_000, 0o600)\n"
+    )
+    for attempt in range(5):
+        with subprocess.Popen([sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(0.003 * attempt)  # a different moment each time
+            process.send_signal(signal.SIGKILL)
+        content = file.read_bytes()
+        assert content in (b"A" * 50_000, b"B" * 50_000)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
