@@ -1,0 +1,456 @@
+"""One endpoint's session, from the end of the TLS handshake to the goodbye.
+
+A session's life::
+
+    1. hello within 5 s          else: reject, and close when the text has arrived
+    2. checked, then admission   else: reject, as above. A member in the way that does not answer any more is taken out
+    3. welcome; the others hear "peer joined"; the connection's datagrams go to the room's switch
+    4. tasks: reader (heartbeats, stats, goodbye), pump (silence, ageing, reports), writer (the outbox)
+    5. the first end counts: goodbye of the endpoint, silence, lost connection, broken rules, shutdown, evicted
+    6. off the switch and out of the room at once; the others hear "peer left"; our goodbye, then close
+
+Owns: the control stream of each endpoint, the order of these steps, the outbox.
+Must not know: sockets, who may be admitted (``rooms.py``), where frames go (``switch.py``).
+
+The outbox is what keeps a slow member from stopping others: whoever has something to tell it puts it there and goes on.
+Bound: ``OUTBOX`` messages. Policy: a member that lets it fill up is disconnected, because control messages may not be
+lost. Datagrams do not pass here: they have the connection's own bounded queue.
+
+A failure of one session, and that includes our own mistakes in handling it, ends that session only.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Protocol
+
+import attrs
+import trio
+
+from lanparty.ctrl import codec
+from lanparty.ctrl.codec import ControlDecoder, ControlError, Unknown
+from lanparty.ctrl.messages import (
+    MAX_TEXT,
+    PROTOCOL,
+    Disconnect,
+    Heartbeat,
+    Hello,
+    Message,
+    PeerJoined,
+    PeerLeft,
+    Reject,
+    RejectCode,
+    Stats,
+    Welcome,
+)
+from lanparty.ctrl.validate import check_hello
+from lanparty.obs import events
+from lanparty.obs.log import log
+from lanparty.obs.text import clean_text
+from lanparty.quic.connection import Closed, ConnectionLost
+from lanparty.relay.hub import Hub, Joined
+from lanparty.relay.rooms import MemberState, Refused
+from lanparty.relay.tally import BlockedReporter
+
+__all__ = ["CLOSE_OK", "FAREWELL", "RelayHub", "Session", "SessionConnection"]
+
+HELLO_DEADLINE: Final = 5.0
+"""Seconds from the handshake to a whole hello: as long as the handshake itself may take."""
+SILENCE: Final = 5.0
+"""Seconds without a heartbeat or datagram after which a member is gone. Members send a heartbeat each second."""
+PROOF_DEADLINE: Final = 2.5
+"""Seconds in which a member must be heard from when somebody else asks for its MAC or its gateway's place. Longer than
+two heartbeats and a lost packet, shorter than the 5 s that the newcomer waits for our answer."""
+PUMP_INTERVAL: Final = 0.5
+"""Seconds between two looks at silence, ageing and reports: silence is noticed at most this much late."""
+FAREWELL: Final = 2.0
+"""Seconds at most for an endpoint to acknowledge our last message; the sessions end at the same time, so that all of
+them together take no longer."""
+OUTBOX: Final = 256
+"""Messages. Everybody in a full room leaving and coming back is 66; a reader has a round trip to take them."""
+
+MAX_CLOSE_REASON: Final = 100
+"""Characters of the reason in CONNECTION_CLOSE: even at 4 bytes each they fit the smallest packet."""
+CLOSE_OK: Final = 0
+CLOSE_REFUSED: Final = 1
+CLOSE_ENDED: Final = 2
+"""Application codes of CONNECTION_CLOSE: left or shut down; not admitted; ended by the relay for a reason."""
+
+
+class SessionConnection(Protocol):
+    """What a session needs of ``lanparty.quic.connection.Connection``."""
+
+    @property
+    def remote(self) -> tuple[str, int]:
+        """The endpoint's address and port."""
+
+    @property
+    def datagram_budget(self) -> int:
+        """The largest overlay datagram that is accepted now, in bytes."""
+
+    @property
+    def closed(self) -> Closed | None:
+        """Why the connection is over, once it is."""
+
+    def on_datagrams(self, handler: Callable[[list[bytes], float], None] | None) -> None:
+        """Give incoming batches to ``handler``."""
+
+    def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
+        """Queue datagrams; never blocks."""
+
+    def admit(self) -> None:
+        """Lift the limits that hold before admission."""
+
+    async def receive_some(self) -> bytes:
+        """Give bytes of the control stream; none at its end."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Send bytes on the control stream."""
+
+    async def drained(self) -> None:
+        """Wait until the peer has acknowledged all of them."""
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        """End the connection; again does nothing."""
+
+
+RelayHub = Hub["Session"]
+
+
+@attrs.frozen
+class _End:
+    """Why a session is over."""
+
+    reason: str
+    """For the log and for the other members; a part of a sentence."""
+    close_code: int = CLOSE_OK
+    farewell: Message | None = None
+    """What the endpoint is told before the connection is closed."""
+
+
+class Session:
+    """One endpoint's session. Used once."""
+
+    def __init__(self, connection: SessionConnection, hub: RelayHub) -> None:
+        self._connection = connection
+        self._hub = hub
+        self._decoder = ControlDecoder()
+        self._work = trio.CancelScope()
+        self._outbox, self._to_send = trio.open_memory_channel[Message](OUTBOX)
+        self._end: _End | None = None
+        self._joined: Joined | None = None
+        self._heard = 0.0
+        self._proof: trio.Event | None = None
+        self._blocked = BlockedReporter()
+        self.stats: dict[str, int] = {}
+        """The endpoint's own counters, as it last sent them."""
+
+    # --- what others may call: nothing of it waits, but prove_alive -------------------------------------------------
+
+    @property
+    def member(self) -> MemberState | None:
+        """The member that this session speaks for, from its admission until it left."""
+        return None if self._joined is None else self._joined.admitted.member
+
+    def tell(self, message: Message) -> None:
+        """Put a message into the outbox. An endpoint that lets it fill up is disconnected."""
+        try:
+            self._outbox.send_nowait(message)
+        except trio.WouldBlock:
+            self._finish(_End("it does not read its control stream", CLOSE_ENDED))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return  # it is saying goodbye: there is nobody left to tell
+
+    def shut_down(self) -> None:
+        """End the session because the relay stops. The endpoint is told, and may try again later."""
+        text = "The relay is shutting down."
+        farewell: Message = (
+            Disconnect(code=RejectCode.SHUTTING_DOWN.value, reason=text)
+            if self._joined is not None
+            else Reject(code=RejectCode.SHUTTING_DOWN, text=text)
+        )
+        self._finish(_End("the relay is shutting down", CLOSE_OK, farewell))
+
+    def evict(self, reason: str) -> None:
+        """Take the member out of its room now, and end the session."""
+        self._finish(_End(reason, CLOSE_ENDED, Disconnect(code="evicted", reason=reason)))
+        self._leave()
+
+    async def prove_alive(self) -> bool:
+        """Ask the endpoint for a sign of life; False when none comes in time."""
+        if self._end is not None:
+            return False
+        proof = self._proof = self._proof or trio.Event()
+        self.tell(Heartbeat(sequence=0, reply=False))
+        with trio.move_on_after(PROOF_DEADLINE):
+            await proof.wait()
+        # Its end wakes us as well: that is no sign of life.
+        return self._end is None and proof.is_set()
+
+    # --- the session's own task --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until the connection is closed. Ends normally whatever the endpoint does."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._guarded, self._write)
+                with self._work:
+                    await self._guarded(self._live)
+                self._leave()
+                # The goodbye must come through when the whole relay is being stopped, but not hold it up.
+                nursery.cancel_scope.shield = True
+                nursery.cancel_scope.deadline = trio.current_time() + FAREWELL
+                if self._end is not None and self._end.farewell is not None:
+                    self.tell(self._end.farewell)
+                self._outbox.close()  # the writer ends when it has sent what is left
+        finally:
+            self._leave()
+            self._to_send.close()
+            end = self._end or _End("the relay is stopping")
+            self._connection.close(end.close_code, clean_text(end.reason, MAX_CLOSE_REASON))
+
+    def _crashed(self, error: Exception) -> None:
+        """Report a mistake of ours in handling this endpoint, and end the session."""
+        where = "".join(traceback.format_exception(error))
+        what = f"The session of {self._address}"
+        log(events.TASK_FAILED, what=what, text=f"{type(error).__name__}: {error}", traceback=where)
+        self._finish(_End("an internal error of the relay", CLOSE_ENDED))
+
+    def _finish(self, end: _End) -> None:
+        """End the session; the first reason counts. Never waits."""
+        if self._end is None:
+            self._end = end
+        self._work.cancel()
+
+    @property
+    def _address(self) -> str:
+        host, port = self._connection.remote[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run one task of the session; what the endpoint does wrong there ends this session and nothing else."""
+        try:
+            await task()
+        except ConnectionLost as lost:
+            closed = lost.closed
+            said = closed.reason or "it closed the connection"
+            self._finish(_End("it does not answer any more" if closed.timed_out else said))
+        except ControlError as error:
+            self._refuse_untrusted(error)
+        except Exception as error:  # noqa: BLE001 - the boundary of a session: reported, and it ends this session only
+            self._crashed(error)
+
+    def _refuse_untrusted(self, error: ControlError) -> None:
+        """End the session for a control message that breaks the rules."""
+        if self._end is not None:
+            return
+        if self._joined is None:
+            self._reject(error.code, error.text)
+        else:
+            farewell = Disconnect(code=error.code, reason=clean_text(error.text, MAX_TEXT))
+            self._finish(_End(f"it broke the protocol: {error.text}", CLOSE_ENDED, farewell))
+
+    def _reject(self, code: RejectCode | str, text: str) -> None:
+        """Refuse the endpoint: the text is delivered before the connection is closed."""
+        code = RejectCode.of(code)
+        text = clean_text(text, MAX_TEXT)
+        self._hub.refused[code.value] += 1
+        log(events.RELAY_REFUSED, address=self._address, code=code.value, text=text)
+        self._finish(_End(f"{code.value}: {text}", CLOSE_REFUSED, Reject(code=code, text=text)))
+
+    async def _live(self) -> None:
+        """Steps 1 to 4 of the map."""
+        self._heard = trio.current_time()
+        with trio.move_on_after(HELLO_DEADLINE) as deadline:
+            hello, early = await self._hello()
+        if deadline.cancelled_caught:
+            self._reject(RejectCode.BAD_HELLO, f"No hello came within {HELLO_DEADLINE:g} s of connecting.")
+            return
+        refused = self._join(hello)
+        if refused is not None and refused.holder is not None and await self._make_room(refused.holder):
+            refused = self._join(hello)
+        if refused is not None:
+            self._reject(refused.code, refused.text)
+            return
+        await self._handle(early)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._guarded, self._read)
+            nursery.start_soon(self._guarded, self._pump)
+
+    async def _hello(self) -> tuple[Hello, list[Message | Unknown]]:
+        """Wait for the hello; give it, checked, and what came together with it. Raises ControlError."""
+        messages: list[Message | Unknown] = []
+        while not messages:
+            messages = await self._receive()
+        hello, *early = messages
+        if not isinstance(hello, Hello):
+            kind = hello.type if isinstance(hello, Unknown) else hello.TYPE
+            raise ControlError(RejectCode.BAD_HELLO.value, f"The first message must be a hello; this was {kind!r}.")
+        return check_hello(hello), early
+
+    async def _receive(self) -> list[Message | Unknown]:
+        """Wait for bytes of the control stream; give the messages that they complete, maybe none."""
+        data = await self._connection.receive_some()
+        if not data:
+            raise ConnectionLost(self._connection.closed or _END_OF_STREAM)
+        self._note_heard(trio.current_time())
+        return self._decoder.feed_untrusted(data)
+
+    def _note_heard(self, now: float) -> None:
+        self._heard = now
+        if self._proof is not None:
+            self._proof.set()
+            self._proof = None
+
+    async def _make_room(self, holder: MemberState) -> bool:
+        """Take a member that does not answer any more out of the way; False when it lives.
+
+        A client that was killed, or whose network changed, comes back at once, while its old session still hangs here.
+        """
+        session = self._hub.sessions.get(holder)
+        if session is None or session is self:
+            return True  # it left meanwhile
+        if await session.prove_alive():
+            return False
+        session.evict("it did not answer any more when its place was asked for")
+        return True
+
+    def _join(self, hello: Hello) -> Refused | None:
+        """Become a member, and tell everybody; or give the refusal. Nothing here waits, so nobody sees half of it."""
+        result = self._hub.join(hello, self, self._connection, self._address)
+        if isinstance(result, Refused):
+            return result
+        self._joined = result
+        member = result.admitted.member
+        room = member.room
+        if result.admitted.opened:
+            log(events.ROOM_OPENED, room=room.code, mtu=room.effective_mtu, fragments=room.fragments)
+        log(
+            events.RELAY_MEMBER_JOINED,
+            room=room.code,
+            peer=member.peer_id,
+            role=member.role.value,
+            mac=member.mac_text,
+            name=member.display_name,
+            address=member.address,
+            software=member.software,
+        )
+        self.tell(
+            Welcome(
+                version=PROTOCOL,
+                peer_id=member.peer_id,
+                room=room.code,
+                effective_mtu=room.effective_mtu,
+                fragments=room.fragments,
+                members=result.admitted.others,
+                gateway_present=room.gateway is not None,
+            )
+        )
+        self._tell_others(member, PeerJoined(member=member.as_member()))
+        self._connection.admit()
+        self._connection.on_datagrams(self._datagrams_untrusted)
+        return None
+
+    def _leave(self) -> None:
+        """Leave switch and room, and tell everybody. Again does nothing."""
+        joined, self._joined = self._joined, None
+        if joined is None:
+            return
+        self._connection.on_datagrams(None)
+        if self._proof is not None:
+            self._proof.set()
+        member = joined.admitted.member
+        room = member.room
+        tally = joined.port.tally
+        closed = self._hub.leave(joined)
+        reason = "the relay is stopping" if self._end is None else self._end.reason
+        self._tell_others(member, PeerLeft(peer_id=member.peer_id, reason=clean_text(reason, MAX_TEXT)))
+        for rule, count in self._blocked.rest(tally.blocked):
+            log(events.FRAMES_BLOCKED, room=room.code, peer=member.peer_id, rule=rule.label, count=count)
+        log(
+            events.RELAY_MEMBER_LEFT,
+            room=room.code,
+            peer=member.peer_id,
+            reason=reason,
+            **joined.port.total().as_dict(),
+        )
+        if closed:
+            log(events.ROOM_CLOSED, room=room.code, **joined.switch.total().as_dict())
+
+    def _tell_others(self, member: MemberState, message: Message) -> None:
+        for other in tuple(member.room.others(member)):
+            self._hub.sessions[other].tell(message)
+
+    async def _read(self) -> None:
+        """Take the endpoint's control messages until the session ends."""
+        while True:
+            await self._handle(await self._receive())
+
+    async def _handle(self, messages: Iterable[Message | Unknown]) -> None:
+        """Do what ``messages`` ask for. Raises ControlError for those that an endpoint may not send now.
+
+        Answers wait for a place in the outbox: who asks faster than it reads slows itself down, and nobody else.
+        """
+        for message in messages:
+            match message:
+                case Heartbeat(reply=False):
+                    await self._outbox.send(Heartbeat(sequence=message.sequence, reply=True))
+                case Heartbeat() | Unknown():
+                    pass  # that it came is all there is to know; unknown types are those of a newer minor version
+                case Stats():
+                    await self._take_stats(message)
+                case Disconnect():
+                    self._finish(_End(message.reason or message.code))
+                    return
+                case _:
+                    raise ControlError(RejectCode.PROTOCOL.value, f"A member may not send {message.TYPE!r} now.")
+
+    async def _take_stats(self, message: Stats) -> None:
+        """Note the endpoint's counters, and give it the relay's own about it in return."""
+        joined = self._joined
+        if joined is None:
+            return  # evicted since the message came
+        self.stats = dict(message.counters)
+        member = joined.admitted.member
+        log(events.RELAY_MEMBER_STATS, room=member.room.code, peer=member.peer_id, counters=self.stats)
+        await self._outbox.send(Stats(counters=joined.port.total().as_dict()))
+
+    async def _pump(self) -> None:
+        """Look after what happens by time alone: silence, pieces that never came, reports of blocked frames."""
+        joined = self._joined
+        if joined is None:
+            return
+        port, member = joined.port, joined.admitted.member
+        while True:
+            await trio.sleep(PUMP_INTERVAL)
+            now = trio.current_time()
+            port.decoder.reassembler.expire(now)
+            for rule, count in self._blocked.due(port.tally.blocked, now):
+                log(events.FRAMES_BLOCKED, room=member.room.code, peer=member.peer_id, rule=rule.label, count=count)
+            if now - self._heard >= SILENCE:
+                self._finish(_End(f"nothing was heard of it for {SILENCE:g} s", CLOSE_ENDED))
+
+    async def _write(self) -> None:
+        """Send what is in the outbox, in order, until it is closed and empty and has arrived."""
+        async for message in self._to_send:
+            await self._connection.send_all(codec.encode(message))
+        await self._connection.drained()
+
+    def _datagrams_untrusted(self, datagrams: list[bytes], now: float) -> None:
+        """Take a batch from the connection: through the switch, to the others' connections. Never raises, never waits.
+
+        Called by the UDP driver, which serves everybody: a failure here must not reach it.
+        """
+        joined = self._joined
+        if joined is None:
+            return
+        self._note_heard(now)
+        try:
+            for port, batch in joined.switch.receive_untrusted(joined.port, datagrams, now).items():
+                port.outlet.send_datagrams(batch)
+        except Exception as error:  # noqa: BLE001 - the boundary of a session: reported, and it ends this session only
+            self._crashed(error)
+
+
+_END_OF_STREAM: Final = Closed(0, "it closed its control stream", by_peer=True, timed_out=False)

@@ -1,0 +1,85 @@
+"""The relay's command line: every option, every contradiction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lanparty.cli.options import ListenAddress, parse
+from lanparty.obs.errors import UsageError
+from lanparty.relay.options import RelaySettings, build_parser, settings_from
+from lanparty.relay.rooms import RoomLimits
+
+
+def settings(*argv: str) -> RelaySettings:
+    return settings_from(parse(build_parser(), argv))
+
+
+def test_the_issues_command_line() -> None:
+    found = settings("--listen", "443/udp", "--dev-cert-der-out", "relay-cert.der")
+    assert found == RelaySettings(
+        listen=(ListenAddress("0.0.0.0", 443), ListenAddress("::", 443)),
+        limits=RoomLimits(max_clients_per_room=32, max_rooms=256, room_mtu=1500, fragments=True),
+        dev_certificate=Path("relay-cert.der"),
+        dev_names=(),
+        certificate=None,
+        stats_interval=60,
+        frame_log=False,
+    )
+    assert settings("--dev-cert-der-out", "relay-cert.der") == found
+
+
+def test_every_option() -> None:
+    found = settings(
+        *("--listen", "127.0.0.1:0", "--listen", "[::1]:8443", "--listen", "127.0.0.1:0"),
+        *("--tls-cert", "c.pem", "--tls-key", "k.pem", "--max-clients-per-room", "5", "--max-rooms", "6"),
+        *("--room-mtu", "1400", "--no-fragments", "--stats-interval", "0", "--frame-log"),
+    )
+    assert found.listen == (ListenAddress("127.0.0.1", 0), ListenAddress("::1", 8443))
+    assert found.limits == RoomLimits(max_clients_per_room=5, max_rooms=6, room_mtu=1400, fragments=False)
+    assert found.certificate == (Path("c.pem"), Path("k.pem"))
+    assert (found.dev_certificate, found.stats_interval, found.frame_log) == (None, 0, True)
+
+
+def test_names_for_the_development_certificate() -> None:
+    found = settings("--dev-cert-der-out", "d", "--dev-cert-name", "lan.example", "--dev-cert-name", "2001:db8::1")
+    assert found.dev_names == ("lan.example", "2001:db8::1")
+
+
+def test_every_option_from_a_file(tmp_path: Path) -> None:
+    config = tmp_path / "relay.toml"
+    config.write_text(
+        'listen = ["127.0.0.1:1"]\ndev-cert-der-out = "d.der"\ndev_cert_name = "a.example"\nmax-rooms = 3\n'
+        "max-clients-per-room = 4\nroom-mtu = 1300\nno-fragments = true\nstats-interval = 5\n"
+    )
+    found = settings("--config", str(config), "--max-rooms", "9")
+    assert found.listen == (ListenAddress("127.0.0.1", 1),)
+    assert found.limits == RoomLimits(max_clients_per_room=4, max_rooms=9, room_mtu=1300, fragments=False)
+    assert (found.dev_certificate, found.dev_names, found.stats_interval) == (Path("d.der"), ("a.example",), 5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], ["--dev-cert-der-out FILE", "--tls-cert FILE", "--tls-key FILE"]),
+        (["--dev-cert-der-out", "d", "--tls-cert", "c", "--tls-key", "k"], ["exclude each other"]),
+        (["--dev-cert-der-out", "d", "--tls-key", "k"], ["exclude each other"]),
+        (["--tls-cert", "c"], ["--tls-cert needs --tls-key"]),
+        (["--tls-key", "k"], ["--tls-key needs --tls-cert"]),
+        (["--tls-cert", "c", "--tls-key", "k", "--dev-cert-name", "x"], ["--dev-cert-name"]),
+        (["--dev-cert-der-out", "d", "--dev-cert-name", "two words"], ["two words"]),
+        (["--dev-cert-der-out", "d", "--max-rooms", "0"], ["--max-rooms", "from 1 to"]),
+        (["--dev-cert-der-out", "d", "--max-clients-per-room", "129"], ["--max-clients-per-room", "128"]),
+        (["--dev-cert-der-out", "d", "--room-mtu", "1501"], ["--room-mtu", "576", "1500"]),
+        (["--dev-cert-der-out", "d", "--room-mtu", "575"], ["--room-mtu"]),
+        (["--dev-cert-der-out", "d", "--stats-interval", "-1"], ["--stats-interval"]),
+        (["--dev-cert-der-out", "d", "--listen", "443"], ["443/udp"]),
+        (["--dev-cert-der-out", "d", "--listen", "example.com:443"], ["--listen"]),
+    ],
+)
+def test_wrong_command_lines(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(UsageError) as raised:
+        settings(*argv)
+    assert all(word in str(raised.value) for word in words)
+    assert "\n" not in str(raised.value)
