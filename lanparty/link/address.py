@@ -1,0 +1,383 @@
+"""Gives the player's adapter its address on the house LAN, and the routes that belong to it. Nothing more unless asked.
+
+Owns: what is set on the TAP: address, routes, IPv6 behaviour, DNS servers.
+Must not know: DHCP's protocol (dhcp.py), the relay's connection, rooms.
+
+What is set, once there is an address:
+
+1. The address with its prefix. The kernel adds the route of the LAN.
+2. 255.255.255.255/32 by the TAP: games look for servers with a limited broadcast, which else leaves by the default
+   route.
+3. 224.0.0.0/4 by the TAP: the same for multicast. A socket that does not name an interface (most games; joining a
+   group, too) gets it from the route to the group, which else is the default route's. Programs that name their
+   interface, as mDNS responders and routing daemons do, are not touched by it. IPv6 multicast always names one.
+4. Only with --accept-default-route, and only while the relay is pinned: 0.0.0.0/1 and 128.0.0.0/1 by the house's
+   router. Two halves win over any default route, whatever its metric, and leave it in place for when the TAP goes.
+5. Only with --accept-dns: the house's DNS servers (dns.py).
+
+The house's IPv6 router advertisements may give the adapter an address of the LAN, but neither a default route nor other
+routes: that is switched off in the kernel, for the adapter only, unless --accept-default-route.
+
+All of it but resolv.conf belongs to the TAP and vanishes with it, even after SIGKILL; the rest is in the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from lanparty.link.dhcp import DhcpLinkDownError, DhcpTask
+from lanparty.link.dhcp_reply import Lease
+from lanparty.link.dns import DnsSetting
+from lanparty.link.journal import Journal
+from lanparty.link.netlink import LinkChange, Netlink, NetlinkMissing, Overflow
+from lanparty.link.pin import RelayPin
+from lanparty.obs.errors import MachineError, UsageError
+from lanparty.obs.events import (
+    CLIENT_ADDRESS,
+    CLIENT_ADDRESS_LOST,
+    CLIENT_DEFAULT_ROUTE,
+    CLIENT_DEFAULT_ROUTE_REFUSED,
+    CLIENT_DNS,
+    CLIENT_DNS_REFUSED,
+    CLIENT_DNS_RESTORED,
+    CLIENT_IPV6_UNRESTRICTED,
+    CLIENT_ROUTE_KEPT,
+    CLIENT_SUBNET_CONFLICT,
+)
+from lanparty.obs.log import log
+
+__all__ = ["AddressOptions", "Lease", "PlayerNetwork", "parse_address_mode"]
+
+GROUP_ROUTES: Final = ("255.255.255.255/32", "224.0.0.0/4")
+DEFAULT_HALVES: Final = ("0.0.0.0/1", "128.0.0.0/1")
+CLEANUP_DEADLINE: Final = 3.0
+"""Seconds for taking everything off the TAP on exit: some netlink requests, or one resolvectl."""
+_LINK_PAUSE: Final = 1.0
+"""Seconds at least between two starts of the DHCP client: a link that flaps must not make it spin."""
+_IPV6_CONF: Final = Path("/proc/sys/net/ipv6/conf")
+_IPV6_LIMITS: Final = {"accept_ra_defrtr": "0", "accept_ra_rt_info_max_plen": "0"}
+"""Kernel settings for the adapter (ip-sysctl): no default router and no more-specific routes from advertisements."""
+
+
+def parse_address_mode(text: str) -> str:
+    """Check the value of ``--address``: "dhcp", "none", or an IPv4 ADDRESS/PREFIX, which is returned in canonical form.
+
+    Raises :class:`UsageError` with a sentence.
+    """
+    if text in ("dhcp", "none"):
+        return text
+    if "/" not in text:
+        raise UsageError(f"--address {text}: say dhcp, none, or an address with its prefix, as in 192.168.1.50/24")
+    try:
+        interface = ipaddress.IPv4Interface(text)
+    except ValueError as error:
+        raise UsageError(f"--address {text}: say dhcp, none, or an address with its prefix ({error})") from error
+    network, address = interface.network, interface.ip
+    if address.is_multicast or address.is_loopback or address.is_unspecified or int(address) >= 0xF0000000:
+        raise UsageError(f"--address {text}: {address} is not an address for a computer")
+    if network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
+        raise UsageError(f"--address {text}: {address} is not an address for a computer in {network}")
+    if not 8 <= network.prefixlen <= 30:
+        raise UsageError(f"--address {text}: a LAN's prefix is between 8 and 30")
+    return str(interface)
+
+
+@attrs.frozen
+class AddressOptions:
+    """What the player asked for."""
+
+    address: str = "dhcp"
+    """"dhcp", "none", or "ADDRESS/PREFIX", checked by :func:`parse_address_mode`."""
+    accept_default_route: bool = False
+    accept_dns: bool = False
+    host_name: str | None = None
+    """Name that the house's DHCP server sees; ``None`` sends none. Never this machine's own name by itself."""
+
+
+@attrs.frozen
+class _Wanted:
+    """What is to be on the TAP."""
+
+    address: str
+    prefix: int
+    router: str | None = None
+    name_servers: tuple[str, ...] = ()
+    domain: str | None = None
+    lease: Lease | None = None
+
+    @property
+    def text(self) -> str:
+        return f"{self.address}/{self.prefix}"
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network((self.address, self.prefix), strict=False)
+
+
+class PlayerNetwork:
+    """The address set-up of one TAP, for the client.
+
+    ``run`` does the work; ``gateway_present`` and ``reconnected`` tell it what happens to the tunnel, at any time, also
+    before ``run``. ``pin`` is needed for --accept-default-route only.
+    """
+
+    def __init__(
+        self,
+        netlink: Netlink,
+        tap_name: str,
+        mac: bytes,
+        options: AddressOptions,
+        journal: Journal,
+        *,
+        pin: RelayPin | None = None,
+        dns: DnsSetting | None = None,
+    ) -> None:
+        self._netlink = netlink
+        self._tap = tap_name
+        self._options = options
+        self._pin = pin
+        self._dns = dns or DnsSetting(tap_name, journal)
+        self._wanted: _Wanted | None = None
+        self._applied: _Wanted | None = None
+        self._default_route = False
+        self._changed = trio.Event()
+        self._link_up = trio.Event()
+        self._dhcp = DhcpTask(
+            netlink, tap_name, mac, on_lease=self._on_lease, on_lost=self._on_lost, host_name=options.host_name
+        )
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease that holds now; ``None`` without one, or with a static address."""
+        return self._wanted.lease if self._wanted is not None else None
+
+    @property
+    def address(self) -> str | None:
+        """ADDRESS/PREFIX that is on the TAP now."""
+        return self._applied.text if self._applied is not None else None
+
+    def gateway_present(self, present: bool) -> None:
+        """The house's gateway came or went. When it came, DHCP asks at once."""
+        self._dhcp.house_present(present)
+
+    def reconnected(self) -> None:
+        """The tunnel is back. The address stays; DHCP verifies it, and the default route is tried again."""
+        self._dhcp.verify()
+        self._changed.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Set the TAP up and keep it so, until cancelled; then give the lease back and take everything off.
+
+        Started when the adapter is prepared: frames may flow then, the address comes later. Raises, in an exception
+        group, :class:`NetlinkMissing` when the adapter vanishes and :class:`MachineError` when the kernel refuses.
+        """
+        info = await self._netlink.require_link(self._tap)
+        if info.up:
+            self._link_up.set()
+        if not self._options.accept_default_route:
+            _limit_ipv6(self._tap)
+        with self._netlink.watch() as changes:
+            await self._refresh_link()
+            async with self._cleaned_up(), trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow_link, changes)
+                nursery.start_soon(self._apply_changes)
+                if self._options.address not in ("dhcp", "none"):
+                    interface = ipaddress.IPv4Interface(self._options.address)
+                    self._want(_Wanted(str(interface.ip), interface.network.prefixlen))
+                task_status.started()
+                if self._options.address == "dhcp":
+                    await self._keep_lease()
+                await trio.sleep_forever()
+
+    # Tasks
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await self._link_up.wait()
+            try:
+                await self._dhcp.run()
+            except DhcpLinkDownError:
+                await self._netlink.require_link(self._tap)  # gone for good: say so instead of waiting
+            await trio.sleep(_LINK_PAUSE)
+            await self._refresh_link()
+
+    async def _follow_link(self, changes: AsyncIterator[object]) -> None:
+        async for change in changes:
+            if isinstance(change, Overflow) or (isinstance(change, LinkChange) and change.name == self._tap):
+                was_up = self._link_up.is_set()
+                await self._refresh_link()
+                if self._link_up.is_set() and not was_up:
+                    self._changed.set()  # the kernel dropped our routes when the link went down
+
+    async def _refresh_link(self) -> None:
+        info = await self._netlink.require_link(self._tap)
+        if info.up:
+            self._link_up.set()
+        elif self._link_up.is_set():
+            self._link_up = trio.Event()
+
+    async def _apply_changes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            await self._reconcile(self._wanted)
+
+    @contextlib.asynccontextmanager
+    async def _cleaned_up(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            with trio.move_on_after(CLEANUP_DEADLINE, shield=True):
+                try:
+                    await self._take_off()
+                finally:
+                    await self._restore_dns()
+
+    # From the DHCP client, synchronously
+
+    def _on_lease(self, lease: Lease) -> None:
+        self._want(_Wanted(lease.address, lease.prefix, lease.router, lease.name_servers, lease.domain, lease))
+
+    def _on_lost(self, reason: str) -> None:
+        address = self._wanted.address if self._wanted is not None else None
+        log(CLIENT_ADDRESS_LOST, interface=self._tap, address=address, reason=reason)
+        self._want(None)
+
+    def _want(self, wanted: _Wanted | None) -> None:
+        # No queue between the two: only the latest wish counts.
+        self._wanted = wanted
+        self._changed.set()
+
+    # What is on the TAP
+
+    async def _reconcile(self, wanted: _Wanted | None) -> None:
+        """Make the TAP be as wanted. May be repeated: what is there already stays."""
+        before = self._applied
+        if before is not None and (wanted is None or wanted.text != before.text):
+            await self._take_off()
+            before = None
+        if wanted is None or not self._link_up.is_set():
+            return
+        if before is not None and before.router != wanted.router:
+            await self._remove_default_route(before)
+        self._applied = wanted
+        await self._netlink.add_address(self._tap, wanted.text)
+        for destination in GROUP_ROUTES:
+            await self._add_group_route(destination, quiet=before is not None)
+        await self._set_default_route(wanted)
+        if before is None:
+            await self._warn_of_conflicts(wanted)
+        if before is None or (before.name_servers, before.domain) != (wanted.name_servers, wanted.domain):
+            await self._set_dns(wanted)
+        if before is None:
+            lease = wanted.lease
+            log(
+                CLIENT_ADDRESS,
+                address=wanted.address,
+                prefix=wanted.prefix,
+                router=wanted.router,
+                server=None if lease is None else lease.server,
+                lease_seconds=None if lease is None else lease.lease_seconds,
+                interface=self._tap,
+            )
+
+    async def _take_off(self) -> None:
+        applied, self._applied = self._applied, None
+        if applied is None:
+            return
+        await self._restore_dns()
+        try:
+            await self._remove_default_route(applied)
+            for destination in GROUP_ROUTES:
+                await self._remove_route(destination, None)
+        finally:
+            with contextlib.suppress(NetlinkMissing):  # somebody else removed it, or the adapter went
+                await self._netlink.remove_address(self._tap, applied.text)
+
+    async def _add_group_route(self, destination: str, *, quiet: bool) -> None:
+        others = [route for route in await self._netlink.routes() if route.destination == destination]
+        other = next((route.interface for route in others if route.interface != self._tap and route.metric == 0), None)
+        if other is None:
+            await self._netlink.add_route(destination, interface=self._tap)
+        elif not quiet:
+            log(CLIENT_ROUTE_KEPT, destination=destination, interface=self._tap, other=other)
+
+    async def _warn_of_conflicts(self, wanted: _Wanted) -> None:
+        """Tell of other interfaces whose network is partly the house's."""
+        names = {link.index: link.name for link in await self._netlink.links()}
+        for info in await self._netlink.addresses():
+            name, network = names.get(info.index), info.network
+            if name is None or name == self._tap or not isinstance(network, ipaddress.IPv4Network):
+                continue
+            if network.overlaps(wanted.network):
+                log(CLIENT_SUBNET_CONFLICT, network=str(wanted.network), interface=name, other=str(network))
+
+    async def _set_default_route(self, wanted: _Wanted) -> None:
+        if not self._options.accept_default_route:
+            return
+        reason = None
+        if wanted.router is None:
+            reason = "the house names no router"
+        elif self._pin is None or self._pin.address is None:
+            reason = "the way to the relay is not fixed, the tunnel would go through itself"
+        if reason is not None:
+            log(CLIENT_DEFAULT_ROUTE_REFUSED, reason=reason)
+            return
+        for destination in DEFAULT_HALVES:
+            await self._netlink.add_route(destination, interface=self._tap, gateway=wanted.router)
+        if not self._default_route:
+            self._default_route = True
+            log(CLIENT_DEFAULT_ROUTE, router=wanted.router)
+
+    async def _remove_default_route(self, applied: _Wanted) -> None:
+        if self._default_route:
+            self._default_route = False
+            for destination in DEFAULT_HALVES:
+                await self._remove_route(destination, applied.router)
+
+    async def _remove_route(self, destination: str, gateway: str | None) -> None:
+        try:
+            await self._netlink.remove_route(destination, interface=self._tap, gateway=gateway)
+        except NetlinkMissing:
+            return  # the kernel removed it when the link went down
+
+    async def _set_dns(self, wanted: _Wanted) -> None:
+        if not self._options.accept_dns:
+            return
+        if not wanted.name_servers:
+            log(CLIENT_DNS_REFUSED, reason="the house names no DNS server")
+            return
+        try:
+            await self._dns.apply(wanted.name_servers, wanted.domain)
+        except MachineError as error:
+            log(CLIENT_DNS_REFUSED, reason=str(error))
+        else:
+            log(CLIENT_DNS, servers=", ".join(wanted.name_servers))
+
+    async def _restore_dns(self) -> None:
+        try:
+            if await self._dns.restore():
+                log(CLIENT_DNS_RESTORED)
+        except MachineError as error:
+            log(CLIENT_DNS_REFUSED, reason=str(error))
+
+
+def _limit_ipv6(interface: str) -> None:
+    """Keep router advertisements from the house from changing where this machine's IPv6 traffic goes."""
+    directory = _IPV6_CONF / interface
+    if not directory.is_dir():
+        return  # no IPv6 in this kernel
+    try:
+        for name, value in _IPV6_LIMITS.items():
+            file = directory / name
+            if file.exists():  # the second one depends on the kernel's configuration
+                file.write_text(value, encoding="ascii")
+    except OSError as error:
+        log(CLIENT_IPV6_UNRESTRICTED, reason=error.strerror or "the kernel refuses")
