@@ -1,0 +1,150 @@
+"""Many connections of one endpoint: a batch of packets in, one pass out, one timer for all.
+
+Owns: the order of work in a batch, and the deadlines. Must not know: sockets, trio's scheduler, what a server accepts.
+
+Deadlines live in a heap of ``(deadline, number, connection)``. An entry is valid while its deadline is the
+connection's; others are skipped when they come up, and swept out when they are more than half of the heap.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lanparty.quic.connection import Connection, UdpPath
+
+__all__ = ["Engine", "Transmit"]
+
+Transmit = Callable[[list[tuple[bytes, UdpPath]]], None]
+"""Sends UDP payloads; never raises for what the network does."""
+
+_SWEEP_ABOVE = 64
+"""Entries of the heap below which sweeping is not worth it."""
+
+
+class Engine:
+    """The ``Host`` of connections. Subclasses say which connection a packet is for."""
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        transmit: Transmit,
+        local_address: Callable[[UdpPath], tuple[str, int]],
+        on_deadline: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.in_batch = False
+        self.counters: Counter[str] = Counter()
+        self.now = now
+        self.transmit = transmit
+        self.local_address = local_address
+        self.connections: set[Connection] = set()
+        self._on_deadline = on_deadline
+        self._touched: dict[Connection, None] = {}  # a set that keeps the order
+        self._heap: list[tuple[float, int, Connection]] = []
+        self._numbers = itertools.count()
+
+    # -- driven by sockets and timers ------------------------------------------------------------------------------
+
+    def receive_untrusted(self, packets: Sequence[tuple[bytes, UdpPath]], now: float) -> None:
+        """Process a batch of UDP payloads: all received, then all handlers, then all that became ready is sent.
+
+        Never raises for what is in the packets.
+        """
+        self.in_batch = True
+        try:
+            touched = self._touched
+            for packet, path in packets:
+                connection = self._route_untrusted(packet, path, now)
+                if connection is not None:
+                    connection.packet_untrusted(packet, path, now)
+                    touched[connection] = None
+            self._finish_batch(now)
+        finally:
+            self.in_batch = False
+
+    def handle_timers(self, now: float) -> None:
+        """Do what is due at ``now``, on all connections."""
+        self.in_batch = True
+        try:
+            heap = self._heap
+            while heap and heap[0][0] <= now:
+                deadline, _number, connection = heapq.heappop(heap)
+                if connection.deadline == deadline:
+                    connection.deadline = math.inf
+                    connection.timer(now)
+                    self._touched[connection] = None
+            self._finish_batch(now)
+        finally:
+            self.in_batch = False
+
+    def network_error(self, now: float) -> None:
+        """Note that a socket woke up for an error (an ICMP answer) and not for a packet."""
+
+    def next_deadline(self) -> float:
+        """Return when ``handle_timers`` is due, infinity for never."""
+        heap = self._heap
+        while heap and heap[0][2].deadline != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else math.inf
+
+    def leave(self, reason: str) -> None:
+        """Say goodbye on all connections, all copies at once: the endpoint stops now."""
+        for connection in list(self.connections):
+            connection.leave(reason)
+
+    def _finish_batch(self, now: float) -> None:
+        for connection in list(self._touched):
+            connection.process(now)  # handlers touch more connections
+        touched, self._touched = self._touched, {}
+        for connection in touched:
+            connection.transmit(now)
+
+    def _route_untrusted(self, packet: bytes, path: UdpPath, now: float) -> Connection | None:
+        """Return the connection that ``packet`` is for; None when it was dealt with or dropped."""
+        raise NotImplementedError
+
+    # -- Host, for connections -------------------------------------------------------------------------------------
+
+    def touch(self, connection: Connection) -> None:
+        """Have ``connection`` flushed when the batch ends, or with the next one."""
+        self._touched[connection] = None
+
+    def schedule(self, connection: Connection) -> None:
+        """Note when ``connection`` wants its timer."""
+        deadline = connection.next_deadline()
+        if deadline == connection.deadline:
+            return
+        connection.deadline = deadline
+        if deadline != math.inf:
+            heapq.heappush(self._heap, (deadline, next(self._numbers), connection))
+            if len(self._heap) > 2 * len(self.connections) + _SWEEP_ABOVE:
+                self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
+                heapq.heapify(self._heap)
+        if not self.in_batch:
+            self._on_deadline()
+
+    def release(self, connection: Connection) -> None:
+        """Forget ``connection``."""
+        connection.deadline = math.inf
+        self.connections.discard(connection)
+        self._touched.pop(connection, None)
+
+    def connected(self, connection: Connection) -> None:
+        """Count a complete handshake."""
+        self.counters["handshakes"] += 1
+
+    def add_connection_id(self, connection: Connection, connection_id: bytes) -> None:
+        """Note another address of ``connection``."""
+        connection.connection_ids.add(connection_id)
+
+    def remove_connection_id(self, connection: Connection, connection_id: bytes) -> None:
+        """Forget an address of ``connection``."""
+        connection.connection_ids.discard(connection_id)
+
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+        self.counters[name] += 1
