@@ -82,6 +82,10 @@ _WATCH_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_I
 _READ_SIZE = 1 << 16
 """Bytes per read of a watcher; the kernel's notifications stay below 32 KiB (NLMSG_GOODSIZE)."""
 
+_DUMP_TRIES = 50
+_DUMP_PAUSE = 0.01
+"""Seconds between tries: half a second in all, for what takes the kernel and the loop some milliseconds."""
+
 _CLSACT_PARENT = 0xFFFFFFF2
 """TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS): the ingress hook of a clsact qdisc (linux/pkt_sched.h)."""
 _ETH_P_ALL = 0x0003
@@ -163,6 +167,7 @@ class Netlink:
     def __init__(self, loop: Any, ipr: Any) -> None:
         self._loop = loop
         self._ipr = ipr
+        self._dumping = trio.Lock()
 
     async def run_asyncio(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run an asyncio coroutine function in this role's loop, from any trio task.
@@ -203,7 +208,7 @@ class Netlink:
         async def ask() -> list[Any]:
             return [message async for message in await self._ipr.link("dump")]
 
-        return [link_from(message) for message in await self._request("list the interfaces", None, ask)]
+        return [link_from(message) for message in await self._dump("list the interfaces", None, ask)]
 
     async def set_link(
         self,
@@ -260,7 +265,7 @@ class Netlink:
         async def ask() -> list[Any]:
             return [message async for message in await self._ipr.get_addr()]
 
-        messages = await self._request("list the addresses", name, ask)
+        messages = await self._dump("list the addresses", name, ask)
         return [address_from(message) for message in messages if index in (None, message["index"])]
 
     async def add_address(self, name: str, address: str, *, broadcast: bool = True) -> bool:
@@ -306,7 +311,7 @@ class Netlink:
 
         found: list[RouteInfo] = []
         for family in (socket.AF_INET, socket.AF_INET6):
-            for message in await self._request("list the routes", None, dump, family):
+            for message in await self._dump("list the routes", None, dump, family):
                 if not message["flags"] & _RTM_F_CLONED:
                     found.extend(routes_from(message, names))
         return [route for route in found if table in (None, route.table)]
@@ -431,6 +436,31 @@ class Netlink:
 
     async def _link_add(self, name: str, wanted: dict[str, Any]) -> None:
         await self._ipr.link("add", ifname=name, **wanted)
+
+    async def _dump(
+        self, what: str, name: str | None, function: Callable[..., Awaitable[list[Any]]], *arguments: Any
+    ) -> list[Any]:
+        """A request for a list. One at a time: the kernel answers EBUSY to a second dump on the same socket.
+
+        A caller that was cancelled leaves its dump half read, which the kernel takes for a running one until pyroute2
+        has read the rest; hence the tries.
+        """
+
+        async def ask() -> list[Any] | None:
+            try:
+                return list(await function(*arguments))
+            except NetlinkError as error:
+                if abs(error.code) == errno.EBUSY:
+                    return None
+                raise
+
+        async with self._dumping:
+            for _ in range(_DUMP_TRIES):
+                found = await self._request(what, name, ask)
+                if found is not None:
+                    return found
+                await trio.sleep(_DUMP_PAUSE)
+        raise MachineError(f"cannot {what}: the kernel is still busy with an earlier request; try again")
 
     async def _request(self, what: str, name: str | None, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         try:

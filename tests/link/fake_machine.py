@@ -36,7 +36,7 @@ class Fate:
         self.step += 1
 
 
-@attrs.define
+@attrs.define(slots=False)
 class FakeNetlink:
     """The part of Netlink that pin.py and repair.py use, with the kernel's rules for routes."""
 

@@ -10,8 +10,8 @@ from collections import Counter
 import attrs
 import pytest
 import trio
-import trio.testing
 import trio.lowlevel
+import trio.testing
 import trio_asyncio
 from dhcp_frames import ACK, MAC, NAK, OFFER, packed, reply
 from hypothesis import given

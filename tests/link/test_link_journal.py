@@ -79,6 +79,7 @@ def test_damage_is_an_error_of_ours_or_a_journal(found, dice):
         decode_untrusted(bytes(data))
 
 
+KEYS = ("destination", "interface", "gateway", "metric", "name", "mac", "path", "before")
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -94,7 +95,7 @@ json_values = st.recursive(
             "changes": st.lists(
                 st.fixed_dictionaries(
                     {"kind": st.sampled_from(["route", "file", "link", "absent", "symlink", 1])},
-                    optional=dict.fromkeys(("destination", "interface", "gateway", "metric", "name", "mac", "path", "before"), json_values),
+                    optional=dict.fromkeys(KEYS, json_values),
                 )
                 | json_values,
                 max_size=2,
