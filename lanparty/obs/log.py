@@ -136,7 +136,7 @@ def configure(level: str, fmt: LogFormat, program: str) -> None:
     root.addHandler(_LibraryHandler())
     libraries = logging.INFO if number <= logging.DEBUG else max(number, logging.WARNING)
     root.setLevel(libraries)
-    for noisy in ("quic", "pyroute2", "asyncio", "trio"):  # some set a level of their own when imported
+    for noisy in ("pyroute2", "asyncio", "trio"):  # some set a level of their own when imported
         logging.getLogger(noisy).setLevel(libraries)
 
 

@@ -81,13 +81,13 @@ def test_levels_of_events_and_of_libraries(capsys, level, events_seen, library_s
     configure(level, "json", "lanparty.test")
     for event in (DEBUG, HELLO, WARNING):
         log(event)
-    for library in ("pyroute2.netlink", "quic", "somebody"):
+    for library in ("pyroute2.netlink", "trio", "somebody"):
         logger = logging.getLogger(library)
         for number in ("debug", "info", "warning", "error"):
             getattr(logger, number)("%s happened", number)
     entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [entry["event"] for entry in entries if entry["event"].startswith("test.")] == events_seen
-    for library in ("pyroute2.netlink", "quic", "somebody"):
+    for library in ("pyroute2.netlink", "trio", "somebody"):
         assert [entry["level"] for entry in entries if entry.get("library") == library] == library_seen
 
 
