@@ -1,0 +1,100 @@
+"""The client program: its whole nursery tree.
+
+    identity file, locked; netlink; relay pin
+    └ links ┬ adapter, its reader                           outlives every reconnect
+            └ uplink ┬ uplink loop: connect -> session -> back-off -> again
+                     └ house ┬ address set-up (DHCP)        started by the first admission
+                             └ waits for ``stop``           (the signal watcher is lanparty.cli.run's)
+
+The order of going is the order of this picture from below: the lease is given back while the tunnel still carries it to
+the house, then the relay hears our goodbye, then the adapter vanishes, then the relay's route is no longer pinned.
+
+Owns: this order. Must not know: what any of the parts does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from lanparty.client.identity import Identity, hold_identity
+from lanparty.client.options import address_options
+from lanparty.client.player import HostAdapters, Player, tunnel_interfaces
+from lanparty.ctrl.messages import Role
+from lanparty.link.device import DeviceGoneError
+from lanparty.link.journal import Journal, state_directory
+from lanparty.link.netlink import Netlink, open_netlink
+from lanparty.link.pin import RelayPin
+from lanparty.link.repair import repair
+from lanparty.obs import events
+from lanparty.obs.framelog import FrameLog
+from lanparty.obs.log import log
+from lanparty.uplink.loop import UplinkLoop
+from lanparty.uplink.settings import settings_from
+from lanparty.uplink.tunnel import Tunnel
+from lanparty.uplink.watch import NetlinkWatch
+
+__all__ = ["amain"]
+
+RELEASE_DEADLINE = 2.0
+"""Seconds for taking the relay's route back on the way out: two requests to the kernel."""
+
+
+async def amain(options: argparse.Namespace, stop: trio.Event) -> None:
+    """Run the client until ``stop`` is set.
+
+    Raises UsageError, MachineError, RefusedError, UntrustedError, ConnectionFailedError.
+    """
+    address = address_options(options)
+    with hold_identity(options.identity, options.virtual_mac) as identity:
+        _tell_identity(identity)
+        settings = settings_from(options, role=Role.CLIENT, virtual_mac=str(identity.virtual_mac))
+        async with open_netlink() as netlink:
+            directory = state_directory()
+            for what in await repair(directory, netlink):
+                log(events.REPAIRED, what=what)
+            journal = Journal(directory)
+            async with _relay_pin(netlink, journal, options.tap) as pin, trio.open_nursery() as links:
+                tunnel = Tunnel(framelog=FrameLog.when(options.frame_log))
+                adapters = HostAdapters(netlink, journal, pin, name=options.tap, kind=options.adapter, address=address)
+                async with trio.open_nursery() as uplink:
+                    async with trio.open_nursery() as house:
+                        player = Player(identity, adapters, tunnel, links=links, house=house)
+                        loop = UplinkLoop(settings, player, tunnel, watch=NetlinkWatch(netlink))
+                        uplink.start_soon(loop.run)
+                        await stop.wait()
+                        house.cancel_scope.cancel()
+                    _last_frames(player)
+                    await loop.stop("the player left")
+                    uplink.cancel_scope.cancel()
+                links.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _relay_pin(netlink: Netlink, journal: Journal, tap: str | None) -> AsyncIterator[RelayPin]:
+    """Give the relay pin, and release it whatever happens."""
+    pin = RelayPin(netlink, journal, avoid=tunnel_interfaces(tap))
+    try:
+        yield pin
+    finally:
+        with trio.move_on_after(RELEASE_DEADLINE, shield=True):
+            await pin.release()
+
+
+def _tell_identity(identity: Identity) -> None:
+    if identity.file is None:
+        log(events.CLIENT_VIRTUAL_MAC, mac=str(identity.virtual_mac))
+    else:
+        event = events.CLIENT_IDENTITY_CREATED if identity.created else events.CLIENT_IDENTITY
+        log(event, mac=str(identity.virtual_mac), file=str(identity.file))
+
+
+def _last_frames(player: Player) -> None:
+    """Carry the DHCP release out before the goodbye."""
+    try:
+        player.drain()
+    except DeviceGoneError:
+        return  # Its reader says so, and ends the program with that.

@@ -1,0 +1,61 @@
+"""The gateway program: its whole nursery tree.
+
+    netlink
+    └ services ┬ LAN link: reader, netlink watcher      outlives every reconnect
+               ├ CAM refresh
+               ├ uplink loop: connect -> session -> back-off -> again
+               └ (the signal watcher is lanparty.cli.run's; it sets ``stop``)
+
+Started in this order: what the interface cannot do is known before the relay hears of us.
+Stopped: goodbye to the relay, with a deadline; then everything else, and the LAN link gives the interface back.
+
+Owns: this order. Must not know: what any of the parts does.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import trio
+
+from lanparty.ctrl.messages import Role
+from lanparty.gateway.bridge import Bridge
+from lanparty.link.lan import LanLink
+from lanparty.link.netlink import open_netlink
+from lanparty.obs import events
+from lanparty.obs.framelog import FrameLog
+from lanparty.obs.log import log
+from lanparty.uplink.loop import UplinkLoop
+from lanparty.uplink.settings import settings_from
+from lanparty.uplink.tunnel import Tunnel
+from lanparty.uplink.watch import NetlinkWatch
+
+__all__ = ["amain"]
+
+
+async def amain(options: argparse.Namespace, stop: trio.Event) -> None:
+    """Run the gateway until ``stop`` is set.
+
+    Raises UsageError, MachineError (before the relay hears of us), RefusedError, UntrustedError, ConnectionFailedError.
+    """
+    settings = settings_from(options, role=Role.GATEWAY)
+    async with open_netlink() as netlink, trio.open_nursery() as services:
+        lan = LanLink(options.interface, on_frames=_nobody_there)
+        tunnel = Tunnel(framelog=FrameLog.when(options.frame_log))
+        tunnel.device_counters = lambda: lan.counters
+        bridge = Bridge(lan, tunnel, cam_interval=options.cam_refresh)
+        uplink = UplinkLoop(settings, bridge, tunnel, watch=NetlinkWatch(netlink))
+
+        await services.start(lan.run, netlink)
+        if not lan.is_up:
+            log(events.GATEWAY_LAN_DOWN, interface=lan.interface)
+        services.start_soon(bridge.refresh)
+        services.start_soon(uplink.run)
+
+        await stop.wait()
+        await uplink.stop("the gateway was stopped")
+        services.cancel_scope.cancel()
+
+
+def _nobody_there(_frames: list[bytes]) -> None:
+    """Stand in until the bridge takes over, before the LAN link runs."""

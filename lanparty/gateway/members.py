@@ -1,0 +1,171 @@
+"""Who is remote: the virtual MACs of the room's players, and which of the relay's frames may reach the house.
+
+Owns: the table of remote MACs and the judgement of frames in both directions. Pure: the time is an argument.
+Must not know: sockets, the relay's connection, the LAN link.
+
+The relay filters what players send; the gateway does not rely on it. From the room to the house a frame passes when
+  1. it is 14 .. MAX_FRAME bytes,
+  2. its source is the MAC of the player that the relay names as its origin,
+  3. its destination is not one that switches take for themselves (spanning tree, LACP, LLDP, CDP ...).
+From the house to the room a frame passes when its source is no player's MAC: such a frame is one of ours that came back
+(a loop), or the player is at home with the tunnel still up, and in the room it would move the player.
+
+Learning: the relay's list at admission and its lifecycle messages make entries. A frame may overtake the message that
+announces its sender (datagrams and the control stream are independent), and that frame is the player's first ARP or
+DHCP; so an unknown origin with a lawful virtual MAC is believed for a moment, in bounded number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from lanparty.ctrl.messages import Member, Role
+from lanparty.proto.mac import MacAddress
+
+__all__ = ["MAX_FRAME", "MAX_PROVISIONAL", "PROVISIONAL_AGE", "RemoteMembers"]
+
+MIN_FRAME = 14
+MAX_FRAME = 1514
+"""Bytes, without FCS: what an untagged port of an ordinary switch takes. Tagged frames are not for remote players."""
+
+PROVISIONAL_AGE = 3.0
+"""Seconds that a sender is believed without its announcement: the control stream repeats a lost packet within one."""
+
+MAX_PROVISIONAL = 16
+"""Senders believed at once without announcement: as many as may join within PROVISIONAL_AGE, and no flood's worth."""
+
+
+def _is_switch_control(destination: bytes) -> bool:
+    """True for destinations that house switches act on: IEEE 802.1Q table 8-1, Cisco's, PTP's, Extreme's."""
+    if destination[:5] == b"\x01\x80\xc2\x00\x00":
+        return destination[5] < 0x40
+    return destination in _CONTROL
+
+
+_CONTROL = frozenset(
+    bytes.fromhex(text)
+    for text in (
+        "01000ccccccc",
+        "01000ccccccd",
+        "01000ccdcdcd",
+        "01000cdddddd",
+        "01000c000000",
+        "011b19000000",
+        "01e02b000000",
+    )
+)
+
+
+@attrs.define
+class RemoteMembers:
+    """The remote MACs of one room, as this gateway knows them."""
+
+    own_mac: bytes = b""
+    """MAC of the gateway's own interface (6 bytes; empty while unknown): no player may have it."""
+
+    dropped: dict[str, int] = attrs.field(factory=dict)
+    """Frames dropped here, by reason; may be shared with other counters."""
+
+    _macs: dict[int, bytes] = attrs.field(factory=dict, init=False)
+    _provisional: dict[int, tuple[bytes, float]] = attrs.field(factory=dict, init=False)
+    _remote: frozenset[bytes] = attrs.field(default=frozenset(), init=False)
+
+    @property
+    def macs(self) -> frozenset[bytes]:
+        """All MACs believed to be remote now."""
+        return self._remote
+
+    @property
+    def announced(self) -> list[bytes]:
+        """The MACs that the relay announced, in the order of joining: those that the house switch is told of."""
+        return list(self._macs.values())
+
+    def replace(self, members: Iterable[Member]) -> None:
+        """Take the list that came with a new admission; what was known before is forgotten."""
+        self._macs.clear()
+        self._provisional.clear()
+        for member in members:
+            self.joined(member)
+        self._rebuild()
+
+    def joined(self, member: Member) -> bytes | None:
+        """Take one announced member; give its MAC when it is a player that we accept."""
+        if member.role is not Role.CLIENT or member.virtual_mac is None:
+            return None
+        mac = MacAddress.parse(member.virtual_mac).octets
+        if not self._acceptable(mac):
+            self._drop("bad-member-mac")
+            return None
+        self._provisional.pop(member.peer_id, None)
+        self._macs[member.peer_id] = mac
+        self._rebuild()
+        return mac
+
+    def left(self, peer_id: int) -> bytes | None:
+        """Forget a member; give its MAC if it had one here."""
+        self._provisional.pop(peer_id, None)
+        mac = self._macs.pop(peer_id, None)
+        self._rebuild()
+        return mac
+
+    def expire(self, now: float) -> bool:
+        """Forget senders that were never announced; True when the set of MACs became another."""
+        late = [peer for peer, (_, until) in self._provisional.items() if now >= until]
+        for peer in late:
+            del self._provisional[peer]
+        if late:
+            self._rebuild()
+        return bool(late)
+
+    def next_expiry(self) -> float:
+        """Give the time at which `expire` has something to do; infinity when there is nothing."""
+        return min((until for _, until in self._provisional.values()), default=math.inf)
+
+    def to_house_untrusted(self, frames: Sequence[tuple[int, bytes]], now: float) -> list[bytes]:
+        """Give those of the (origin peer, frame) pairs from the relay that may go out to the house, in order."""
+        passed: list[bytes] = []
+        macs = self._macs
+        for origin, frame in frames:
+            if not MIN_FRAME <= len(frame) <= MAX_FRAME:
+                self._drop("room-length")
+            elif macs.get(origin) != frame[6:12] and not self._believe(origin, frame[6:12], now):
+                self._drop("room-source")
+            elif frame[0] == 1 and _is_switch_control(frame[:6]):
+                self._drop("room-switch-control")
+            else:
+                passed.append(frame)
+        return passed
+
+    def to_room(self, frames: Sequence[bytes]) -> list[bytes]:
+        """Give those frames of the house that may go to the relay, in order."""
+        remote = self._remote
+        passed = [frame for frame in frames if frame[6:12] not in remote]
+        if len(passed) != len(frames):
+            self._drop("house-member-source", len(frames) - len(passed))
+        return passed
+
+    def _drop(self, reason: str, count: int = 1) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def _believe(self, origin: int, mac: bytes, now: float) -> bool:
+        """Decide on a sender that is not announced (yet), or not with this MAC."""
+        if origin in self._macs:
+            return False
+        known = self._provisional.get(origin)
+        if known is not None:
+            return known[0] == mac and now < known[1]
+        if origin == 0 or mac in self._remote or len(self._provisional) >= MAX_PROVISIONAL or not self._acceptable(mac):
+            return False
+        self._provisional[origin] = (mac, now + PROVISIONAL_AGE)
+        self._rebuild()
+        return True
+
+    def _acceptable(self, mac: bytes) -> bool:
+        """True for a MAC that a client may have: unicast, locally administered (so not zero), and not ours."""
+        return mac[0] & 0x03 == 0x02 and mac != self.own_mac
+
+    def _rebuild(self) -> None:
+        self._remote = frozenset(self._macs.values()) | {mac for mac, _ in self._provisional.values()}

@@ -1,0 +1,252 @@
+"""The data path between a role's device and the relay's connection: plain functions, in batches.
+
+    device -> room                                       room -> device
+    1. role's reader: frames                             1. connection: batch of overlay datagrams, now
+    2. transmit: no session? drop, count                 2. receive_untrusted: OverlayDecoder (pieces put together)
+    3. clamp TCP MSS to what travels whole               3. echoes: answer, or note the reply
+    4. OverlayEncoder: 1 datagram, or pieces             4. clamp TCP MSS
+    5. connection.send_datagrams + flush, once           5. role's on_frames, once
+
+Owns: steps 2-5, the counters, the current connection's budget.
+Must not know: where frames come from or go to, the control stream, the clock (``now`` is an argument).
+
+Nothing here waits, logs (unless the frame log is on) or starts a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import attrs
+
+from lanparty.link.device import DeviceCounters
+from lanparty.obs.counters import TunnelCounters
+from lanparty.obs.framelog import FrameLog
+from lanparty.proto import mtu
+from lanparty.proto.fragments import Reassembler
+from lanparty.proto.mss import clamp_mss
+from lanparty.proto.overlay import Echo, OverlayCounters, OverlayDecoder, OverlayEncoder, encode_echo
+from lanparty.uplink.echo import EchoMeter
+
+__all__ = ["DatagramConnection", "Tunnel"]
+
+RELAY_PEER = 0
+"""The peer id by which echoes name the relay itself."""
+
+
+Deliver = Callable[[list[tuple[int, bytes]], float], None]
+"""Takes (origin peer id, frame) batches from the room, and the time."""
+
+
+class DatagramConnection(Protocol):
+    """What the tunnel needs of `lanparty.quic.connection.Connection`."""
+
+    counters: TunnelCounters
+
+    @property
+    def datagram_budget(self) -> int:
+        """Largest overlay datagram that is accepted now, in bytes."""
+        ...
+
+    def send_datagrams(self, datagrams: Sequence[bytes]) -> None:
+        """Queue datagrams; never blocks."""
+        ...
+
+    def flush(self) -> None:
+        """Send what may go out now."""
+        ...
+
+
+@attrs.define
+class _Attached:
+    """What belongs to one session."""
+
+    connection: DatagramConnection
+    deliver: Deliver
+    peer_id: int
+    effective_mtu: int
+    budget: int
+    mss_v4: int
+    mss_v6: int
+    encoder: OverlayEncoder
+    decoder: OverlayDecoder
+    meter: EchoMeter
+
+
+class Tunnel:
+    """Carries frames between the role and whichever session is attached; without one, frames are dropped and counted.
+
+    Counters live as long as the program, so that a reconnect does not hide a loss.
+    """
+
+    def __init__(self, *, counters: TunnelCounters | None = None, framelog: FrameLog | None = None) -> None:
+        """``framelog`` is None when frames are not logged."""
+        self.counters = TunnelCounters() if counters is None else counters
+        self.overlay = OverlayCounters()
+        self.device_counters: Callable[[], DeviceCounters] | None = None
+        """Gives the counters of the role's device, which travel with ours."""
+        self._framelog = framelog
+        self._attached: _Attached | None = None
+
+    @property
+    def attached(self) -> bool:
+        """True while frames flow."""
+        return self._attached is not None
+
+    @property
+    def meter(self) -> EchoMeter | None:
+        """The attached session's echo measurements."""
+        return None if self._attached is None else self._attached.meter
+
+    def attach(
+        self,
+        connection: DatagramConnection,
+        deliver: Deliver,
+        *,
+        peer_id: int,
+        effective_mtu: int,
+        fragments: bool,
+    ) -> None:
+        """Let frames flow over ``connection`` until `detach`; ``deliver`` takes those from the room."""
+        budget = connection.datagram_budget
+        self._attached = attached = _Attached(
+            connection=connection,
+            deliver=deliver,
+            peer_id=peer_id,
+            effective_mtu=effective_mtu,
+            budget=0,
+            mss_v4=0,
+            mss_v6=0,
+            encoder=OverlayEncoder(budget, fragments=fragments),
+            decoder=OverlayDecoder(Reassembler(), self.overlay),
+            meter=EchoMeter(),
+        )
+        self._follow_budget(attached, budget)
+
+    def detach(self) -> None:
+        """Stop the flow; pieces of unfinished frames are forgotten, counters are not."""
+        if self._attached is not None:
+            _add(self.counters, self._attached.connection.counters)
+            self._attached = None
+
+    def transmit(self, frames: Sequence[bytes]) -> None:
+        """Send a batch of the device's frames to the room."""
+        if not frames:
+            return
+        attached = self._attached
+        if attached is None:
+            self.counters.not_connected_dropped += len(frames)
+            return
+        budget = attached.connection.datagram_budget
+        if budget != attached.budget:
+            self._follow_budget(attached, budget)
+        counters = self.counters
+        counters.frames_out += len(frames)
+        counters.bytes_out += sum(map(len, frames))
+        encoder = attached.encoder
+        oversize = encoder.oversize
+        datagrams = encoder.encode_batch(self._clamped(attached, frames))
+        counters.oversize_dropped += encoder.oversize - oversize
+        if self._framelog is not None:
+            self._framelog.frames(frames, RELAY_PEER, "to-room")
+        attached.connection.send_datagrams(datagrams)
+        attached.connection.flush()
+
+    def receive_untrusted(self, datagrams: list[bytes], now: float) -> None:
+        """Take a batch of overlay datagrams from the relay; bad ones are dropped and counted by reason."""
+        attached = self._attached
+        if attached is None:
+            return
+        frames, echoes = attached.decoder.decode_untrusted(datagrams, now)
+        if echoes:
+            self._echoes_untrusted(attached, echoes, now)
+        if not frames:
+            return
+        counters = self.counters
+        counters.frames_in += len(frames)
+        counters.bytes_in += sum(len(frame) for _, frame in frames)
+        if self._framelog is not None:
+            for origin, frame in frames:
+                self._framelog.frames([frame], origin, "from-room")
+        mss_v4, mss_v6 = attached.mss_v4, attached.mss_v6
+        # Both directions, so that it does not matter which of two ends has the narrower path.
+        attached.deliver([(origin, clamp_mss(frame, mss_v4, mss_v6)) for origin, frame in frames], now)
+
+    def send_echo(self, now: float) -> None:
+        """Ask the relay for an echo; its answer, or the lack of one, is counted."""
+        attached = self._attached
+        if attached is None:
+            return
+        sequence = attached.meter.request(now)
+        echo = Echo(origin=0, reply=False, target=RELAY_PEER, sequence=sequence, sent_us=round(now * 1e6))
+        self.counters.echoes_out += 1
+        attached.connection.send_datagrams([encode_echo(echo)])
+        attached.connection.flush()
+
+    def forget(self, peer_id: int) -> None:
+        """Forget unfinished frames of a member: who comes next under its id counts its frames from the start."""
+        if self._attached is not None:
+            self._attached.decoder.reassembler.forget(peer_id)
+
+    def as_dict(self) -> dict[str, int]:
+        """Give all counters flat, for ``stats`` and the log."""
+        totals = self._totals()
+        flat = totals.as_dict()
+        if self.device_counters is not None:
+            flat |= {f"device.{name}": count for name, count in self.device_counters().as_dict().items()}
+        if self._attached is not None:
+            flat |= self._attached.meter.as_dict()
+        return flat
+
+    @property
+    def dropped(self) -> int:
+        """All drops together."""
+        return self._totals().dropped
+
+    def _totals(self) -> TunnelCounters:
+        """Our counters, with those that the connections and the decoder keep."""
+        totals = attrs.evolve(self.counters, other_dropped=dict(self.counters.other_dropped))
+        if self._attached is not None:
+            _add(totals, self._attached.connection.counters)
+        totals.pieces_in += self.overlay.pieces
+        totals.echoes_in += self.overlay.echoes
+        for reason, count in self.overlay.dropped.items():
+            totals.drop(f"overlay-{reason}", count)
+        return totals
+
+    def _clamped(self, attached: _Attached, frames: Sequence[bytes]) -> list[bytes]:
+        mss_v4, mss_v6 = attached.mss_v4, attached.mss_v6
+        clamped = [clamp_mss(frame, mss_v4, mss_v6) for frame in frames]
+        if clamped != frames:  # Compares by identity first, so this costs next to nothing.
+            self.counters.mss_clamped += sum(1 for old, new in zip(frames, clamped, strict=True) if old is not new)
+        return clamped
+
+    def _follow_budget(self, attached: _Attached, budget: int) -> None:
+        """Take over a budget that path MTU discovery changed."""
+        attached.budget = attached.encoder.budget = budget
+        # Also never above the room's MTU: a member with a larger one would be told sizes that the room cannot carry.
+        attached.mss_v4 = min(mtu.tcp_mss_for(budget, 4), attached.effective_mtu - 40)
+        attached.mss_v6 = min(mtu.tcp_mss_for(budget, 6), attached.effective_mtu - 60)
+
+    def _echoes_untrusted(self, attached: _Attached, echoes: Sequence[Echo], now: float) -> None:
+        """Answer requests to us, and take replies to ours."""
+        answers: list[bytes] = []
+        for echo in echoes:
+            if echo.reply:
+                attached.meter.reply_untrusted(echo.sequence, now)
+            elif echo.target == attached.peer_id:
+                answer = Echo(0, reply=True, target=echo.origin, sequence=echo.sequence, sent_us=echo.sent_us)
+                answers.append(encode_echo(answer))
+        if answers:
+            # The connection flushes by itself at the end of the batch that we are called in.
+            attached.connection.send_datagrams(answers)
+
+
+def _add(totals: TunnelCounters, other: TunnelCounters) -> None:
+    """Add the counters of a connection."""
+    for field in attrs.fields(TunnelCounters):
+        if field.name != "other_dropped":
+            setattr(totals, field.name, getattr(totals, field.name) + getattr(other, field.name))
+    for reason, count in other.other_dropped.items():
+        totals.drop(reason, count)

@@ -1,0 +1,143 @@
+"""Notices, at once instead of after a silence, that the way to the relay is not what it was.
+
+Owns: two watchers, and the judgement which change matters:
+  - the network: the connection's local address vanished, or the route to the relay leads another way
+  - the clock: this machine slept, or this program was stopped (`lanparty.uplink.gap`)
+Must not know: what is done about it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from lanparty.link.netlink import Netlink, NetlinkMissing, Watch
+from lanparty.uplink.gap import GapWatch
+
+__all__ = ["NetlinkWatch", "NetworkWatch", "Path", "Way", "judge", "watch_gaps"]
+
+SETTLE = 0.3
+"""Seconds without further changes before judging: unplugging a cable is a burst of notifications, and in the middle of
+a DHCP client's work an address is missing for a moment."""
+
+LONGEST_SETTLE = 2.0
+"""Seconds: judge then, even if changes keep coming (containers that come and go all the time)."""
+
+GAP_PERIOD = 1.0
+"""Seconds between looks at the clocks."""
+
+
+@attrs.frozen
+class Path:
+    """The way of the current or last try."""
+
+    relay: str
+    """The relay's IP address."""
+
+    local: str | None
+    """This machine's IP address on that way; None when it is not known."""
+
+
+@attrs.frozen
+class Way:
+    """How the kernel would reach the relay now."""
+
+    interface: str | None
+    gateway: str | None
+    source: str | None
+
+
+def judge(before: Way | None, now: Way | None, *, local: str | None, addresses: frozenset[str]) -> str | None:
+    """Give the reason to reconnect, or None. ``addresses`` are all of this machine's, canonical spelling.
+
+    No way at all is no reason: a reconnect would only fail, and the session may outlive a short gap.
+    """
+    if now is None:
+        return None
+    if local is not None and local not in addresses:
+        return f"its address {local} is gone"
+    if before is None:
+        return "a way to the relay appeared"
+    if (before.interface, before.gateway) != (now.interface, now.gateway):
+        via = f" by {now.gateway}" if now.gateway else ""
+        return f"the way to the relay is now {now.interface}{via}"
+    return None
+
+
+class NetworkWatch(Protocol):
+    """Notices that the way to the relay became another."""
+
+    async def wait_changed(self, path: Path) -> str:
+        """Wait until the way of ``path`` is not what it is now; give the reason to reconnect, for a person."""
+        ...
+
+
+class NetlinkWatch:
+    """`NetworkWatch` for Linux."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
+
+    async def wait_changed(self, path: Path) -> str:
+        """Wait until the way of ``path`` is not what it is now.
+
+        Raises MachineError: the kernel gives no notifications.
+        """
+        with self._netlink.watch() as changes:
+            # Subscribed before the first look, so that nothing between the two is missed.
+            known = await self._way(path.relay)
+            local = path.local or (known.source if known is not None else None)
+            while True:
+                await _burst(changes)
+                now = await self._way(path.relay)
+                reason = judge(known, now, local=local, addresses=await self._addresses())
+                if reason is not None:
+                    return reason
+                known = now
+
+    async def _way(self, relay: str) -> Way | None:
+        try:
+            route = await self._netlink.route_to(relay)
+        except NetlinkMissing:
+            return None
+        return None if route is None else Way(route.interface, route.gateway, route.source)
+
+    async def _addresses(self) -> frozenset[str]:
+        return frozenset(str(ipaddress.ip_address(info.address)) for info in await self._netlink.addresses())
+
+
+async def _burst(changes: Watch) -> None:
+    """Wait for a change and for the end of the burst that it belongs to."""
+    await anext(changes)
+    with trio.move_on_after(LONGEST_SETTLE):
+        while True:
+            with trio.move_on_after(SETTLE) as quiet:
+                await anext(changes)
+            if quiet.cancelled_caught:
+                return
+
+
+def boottime() -> float:
+    """Give seconds on a clock that goes on while the machine sleeps, where the platform has one."""
+    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+async def watch_gaps(
+    slept: Callable[[float], None],
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    boot: Callable[[], float] = boottime,
+) -> None:
+    """Call ``slept(seconds)`` whenever this program did not run for too long. Runs until cancelled."""
+    watch = GapWatch(GAP_PERIOD)
+    while True:
+        missed = watch.tick(monotonic(), boot())
+        if missed is not None:
+            slept(missed)
+        await trio.sleep(GAP_PERIOD)
