@@ -3,7 +3,7 @@
     1. QUIC connection driver (a task; everything else ends before it does)
     2. hello, then one message: welcome, or reject
     3. the role makes its device ready (`Port.on_admitted`), then frames flow
-    4. tasks: control-stream reader, heartbeat, silence watch, echo, stats
+    4. tasks: datagram pump (with echoes), control-stream reader, heartbeat, silence watch, stats
     5. whoever sees the end first says why (`end`), all tasks stop, goodbye, driver stops
 
 Owns: the control stream and the order of these steps.
@@ -56,6 +56,10 @@ ADMISSION_TIMEOUT = 5.0
 
 HEARTBEAT = 1.0
 """Seconds between heartbeats: four may be lost before SILENCE."""
+
+ECHO = 1.0
+"""Seconds between echoes to the relay: round-trip time and loss of the datagrams themselves, which heartbeats on the
+control stream do not show."""
 
 SILENCE = 4.5
 """Seconds without any sign of the relay after which the path is dead: noticed within 5 s, and a path that was away for
@@ -192,8 +196,6 @@ class Session:
             if self.admitted and self._end is not None and self._end.stopped:
                 await self._goodbye(connection, self._end)
         finally:
-            connection.on_datagrams(None)
-            self._tunnel.detach()
             connection.close(0, "goodbye")
             if self.admitted:
                 reason = self._end.reason if self._end is not None else str(self._failure or "cancelled")
@@ -216,14 +218,7 @@ class Session:
     ) -> None:
         """Have the role make its device ready, then let frames flow."""
         await self._port.on_admitted(welcome)
-        self._tunnel.attach(
-            connection,
-            self._port.on_frames,
-            peer_id=welcome.peer_id,
-            effective_mtu=welcome.effective_mtu,
-            fragments=welcome.fragments,
-        )
-        connection.on_datagrams(self._datagrams_untrusted)
+        await nursery.start(self._pump_datagrams, connection, welcome)
         self._port.on_ready(welcome)
         nursery.start_soon(self._guard, self._read, connection, early)
         nursery.start_soon(self._watch_silence)
@@ -334,9 +329,32 @@ class Session:
         sequence = 0
         while True:
             await self._send(connection, Heartbeat(sequence=sequence, reply=False))
-            self._tunnel.send_echo(trio.current_time())
             sequence += 1
             await trio.sleep(HEARTBEAT)
+
+    async def _pump_datagrams(
+        self, connection: Connection, welcome: Welcome, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """The datagram pump: frames flow both ways for exactly as long as this task runs, and echoes measure the path.
+
+        It carries no frame itself: the device's reader and the connection's driver call the tunnel synchronously.
+        """
+        self._tunnel.attach(
+            connection,
+            self._port.on_frames,
+            peer_id=welcome.peer_id,
+            effective_mtu=welcome.effective_mtu,
+            fragments=welcome.fragments,
+        )
+        connection.on_datagrams(self._datagrams_untrusted)
+        try:
+            task_status.started()
+            while True:
+                self._tunnel.send_echo(trio.current_time())
+                await trio.sleep(ECHO)
+        finally:
+            connection.on_datagrams(None)
+            self._tunnel.detach()
 
     async def _watch_silence(self) -> None:
         while True:
