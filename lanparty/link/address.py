@@ -15,8 +15,8 @@ What is set, once there is an address:
    router. Two halves win over any default route, whatever its metric, and leave it in place for when the TAP goes.
 5. Only with --accept-dns: the house's DNS servers (dns.py).
 
-The house's IPv6 router advertisements may give the adapter an address of the LAN, but neither a default route nor other
-routes: that is switched off in the kernel, for the adapter only, unless --accept-default-route.
+The house's IPv6 router advertisements are not heard at all: that is switched off in the kernel, for the adapter only.
+Players have IPv4 and IPv6 link-local addresses in the house.
 
 All of it but resolv.conf belongs to the TAP and vanishes with it, even after SIGKILL; the rest is in the journal.
 """
@@ -62,8 +62,10 @@ CLEANUP_DEADLINE: Final = 3.0
 _LINK_PAUSE: Final = 1.0
 """Seconds at least between two starts of the DHCP client: a link that flaps must not make it spin."""
 _IPV6_CONF: Final = Path("/proc/sys/net/ipv6/conf")
-_IPV6_LIMITS: Final = {"accept_ra_defrtr": "0", "accept_ra_rt_info_max_plen": "0"}
-"""Kernel settings for the adapter (ip-sysctl): no default router and no more-specific routes from advertisements."""
+_ACCEPT_RA: Final = "accept_ra"
+"""Kernel setting of an interface (ip-sysctl); 0 is off. It is all or nothing: with the settings for default routers
+(accept_ra_defrtr) and route information (accept_ra_rt_info_max_plen) off, one advertisement of the prefixes 2000::/3
+and ::/1 as on-link (RFC 4861 section 4.6.2) still takes all IPv6 traffic."""
 
 
 def parse_address_mode(text: str) -> str:
@@ -181,8 +183,7 @@ class PlayerNetwork:
         info = await self._netlink.require_link(self._tap)
         if info.up:
             self._link_up.set()
-        if not self._options.accept_default_route:
-            _limit_ipv6(self._tap)
+        _ignore_advertisements(self._tap)
         with self._netlink.watch() as changes:
             await self._refresh_link()
             async with self._cleaned_up(), trio.open_nursery() as nursery:
@@ -369,15 +370,12 @@ class PlayerNetwork:
             log(CLIENT_DNS_REFUSED, reason=str(error))
 
 
-def _limit_ipv6(interface: str) -> None:
+def _ignore_advertisements(interface: str) -> None:
     """Keep router advertisements from the house from changing where this machine's IPv6 traffic goes."""
-    directory = _IPV6_CONF / interface
-    if not directory.is_dir():
+    file = _IPV6_CONF / interface / _ACCEPT_RA
+    if not file.exists():
         return  # no IPv6 in this kernel
     try:
-        for name, value in _IPV6_LIMITS.items():
-            file = directory / name
-            if file.exists():  # the second one depends on the kernel's configuration
-                file.write_text(value, encoding="ascii")
+        file.write_text("0", encoding="ascii")
     except OSError as error:
         log(CLIENT_IPV6_UNRESTRICTED, reason=error.strerror or "the kernel refuses")

@@ -11,7 +11,9 @@ A frame passes when it is
 * for a group address that a switch would forward, or for a member, and
 * not from a member: such a frame is our own that came back (the helper device of the own stack, a loop in the house),
   or the player is in the house with the tunnel still up. It must never move the member (l2-guard, "From the LAN
-  side").
+  side"). It is dropped in silence: to report a loop or a player at home, the kernel would have to let such frames
+  through. Then the copies for the own stack would come as well, which look as if they came from the wire, and the
+  storm of a loop would wake Python for each frame. To tell these apart at a bounded cost takes a probe of our own.
 
 Without members nothing passes: nobody is there to get it.
 

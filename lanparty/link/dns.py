@@ -5,7 +5,8 @@ Must not know: where the servers come from.
 
 With systemd-resolved the setting belongs to the adapter's link and vanishes with it. Else /etc/resolv.conf is replaced;
 what was there is written down in the journal first. It is put back only while it still holds what we wrote: if another
-program has replaced it since, that one is in charge.
+program has replaced it since, that one is in charge. The content of another client that runs now is not replaced: put
+back after that one has ended, it would stay for ever.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class DnsSetting:
             before = read_content(self._path)
         except OSError as error:
             raise MachineError(f"cannot read {self._path}: {error.strerror}") from error
+        self._refuse_if_taken(before)
         change = FileReplaced(str(self._path), before, digest(content))
         self._journal.record(change)
         self._replaced = change
@@ -95,6 +97,15 @@ class DnsSetting:
             raise MachineError(f"cannot put {change.path} back: {error.strerror}") from error
         self._journal.forget(change)
         return done
+
+    def _refuse_if_taken(self, content: FileContent) -> None:
+        """Raise :class:`MachineError` when ``content`` was written by another program of ours that runs now."""
+        if content.data is None:
+            return
+        written = digest(content.data)
+        for owner, changes in self._journal.of_others():
+            if any(isinstance(c, FileReplaced) and (c.path, c.after) == (str(self._path), written) for c in changes):
+                raise MachineError(f"another lanparty client (process {owner.pid}) has set them, and still runs")
 
     async def _run(self, *arguments: str) -> None:
         command = [self._resolvectl or "resolvectl", *arguments]

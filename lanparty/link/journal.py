@@ -14,11 +14,10 @@ One file for each running program, ``STATE/PID-RANDOM.json``, mode 0600, replace
      "changes": [{"kind": "route", "destination": "203.0.113.10/32", "interface": "eth0", "gateway": "192.0.2.1",
                   "metric": 0},
                  {"kind": "file", "path": "/etc/resolv.conf", "before": {"kind": "symlink", "target": "../run/..."},
-                  "after": "<sha256 of what we wrote>"},
-                 {"kind": "link", "name": "lp0", "mac": "02..."}]}
+                  "after": "<sha256 of what we wrote>"}]}
 
-Nothing else is written down, because nothing else outlives the program: addresses and routes on a TAP vanish with it,
-and promiscuous mode and packet filters vanish with their socket.
+Nothing else is written down: addresses and routes on a TAP vanish with it, promiscuous mode and packet filters with
+their socket, and a veth adapter, which outlives the program, says by itself whose it is (veth.py).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,9 +44,9 @@ __all__ = [
     "FileReplaced",
     "Journal",
     "JournalError",
-    "LinkMade",
     "Owner",
     "RouteAdded",
+    "journals",
     "read_journal",
     "state_directory",
 ]
@@ -91,16 +90,7 @@ class FileReplaced:
     """SHA-256 of our content, in hex: another content is somebody else's, and stays."""
 
 
-@attrs.frozen
-class LinkMade:
-    """A virtual interface that outlives its maker."""
-
-    name: str
-    mac: str
-    """Chosen by us, so that an interface of the same name that somebody else made is not taken for ours."""
-
-
-Change = RouteAdded | FileReplaced | LinkMade
+Change = RouteAdded | FileReplaced
 
 
 @attrs.frozen
@@ -206,6 +196,18 @@ class Journal:
         except MachineError:
             return
 
+    def of_others(self) -> Iterator[tuple[Owner, list[Change]]]:
+        """What other running programs have recorded in the same directory. A file that cannot be read is left out."""
+        for path in journals(self.path.parent):
+            if path == self.path:
+                continue
+            try:
+                owner, changes = read_journal(path)
+            except (OSError, JournalError):  # repair tells of it
+                continue
+            if owner.is_alive(self.owner):
+                yield owner, changes
+
     def _write(self, changes: list[Change]) -> None:
         try:
             if changes:
@@ -226,6 +228,11 @@ def encode(owner: Owner, changes: list[Change]) -> bytes:
         "changes": [_encode_change(change) for change in changes],
     }
     return json.dumps(document, indent=1).encode()
+
+
+def journals(directory: Path) -> list[Path]:
+    """The journal files of all programs, dead or alive."""
+    return sorted(directory.glob(f"*{SUFFIX}"))
 
 
 def read_journal(path: Path) -> tuple[Owner, list[Change]]:
@@ -260,8 +267,6 @@ def _encode_change(change: Change) -> dict[str, Any]:
     match change:
         case RouteAdded():
             return {"kind": "route", **attrs.asdict(change)}
-        case LinkMade():
-            return {"kind": "link", **attrs.asdict(change)}
         case FileReplaced():
             before: dict[str, Any] = {"kind": "absent"}
             if change.before.target is not None:
@@ -284,8 +289,6 @@ def _decode_change(table: Mapping[str, Any]) -> Change:
             except ValueError as error:
                 raise JournalError("it has a route without an address") from error
             return RouteAdded(destination, _string(table, "interface"), gateway, _integer(table, "metric"))
-        case "link":
-            return LinkMade(_string(table, "name"), _string(table, "mac"))
         case "file":
             return FileReplaced(
                 _string(table, "path"), _decode_content(_object(table.get("before"))), _string(table, "after")

@@ -35,7 +35,7 @@ from lanparty.link.device import DEFAULT_MTU, ETHERNET_HEADER, MIN_FRAME, Device
 from lanparty.link.kernel import disable_ipv6
 from lanparty.link.netlink import LinkChange, NetlinkMissing, Overflow
 from lanparty.link.own_stack import open_own_stack
-from lanparty.link.packet import open_packet
+from lanparty.link.packet import check_packet_permission, open_packet
 from lanparty.obs.errors import MachineError
 from lanparty.obs.events import LINK_NOT_USABLE
 from lanparty.obs.log import log
@@ -187,6 +187,8 @@ class LanLink:
         """Open the interface, if it is up, and serve it until it is gone or has become another one."""
         link = await check_interface(self.interface, netlink)
         if not link.up:
+            if link.kind != "bridge":
+                check_packet_permission(link.name)  # a missing permission is told now, not when the interface is up
             return
         async with self._open(link, netlink) as device:
             self._set_state(up=link.carrier or link.kind == "bridge")
@@ -276,24 +278,33 @@ class LanLink:
         self, link: LinkInfo, device: PacketDevice | TapDevice, netlink: Netlink, reading: trio.CancelScope
     ) -> None:
         """Stop reading when the interface is no longer the one that was opened; tell of its carrier meanwhile."""
-        is_bridge = link.kind == "bridge"
         own_stack = self._own_stack
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
-            now = await netlink.link(self.interface)
-            if now is None or not now.up or now.index != link.index or now.master != link.master:
-                break
-            if is_bridge:
-                port = await netlink.link(device.name)
-                if port is None or port.master != link.index:
+            try:
+                if not await self._is_same(link, device, own_stack, netlink):
                     break
-                self._mac = now.mac
-            elif now.mac != link.mac or (own_stack is not None and await netlink.link(own_stack.name) is None):
+            except MachineError:  # the kernel gave no answer: as after a change, ``run`` looks again after a pause
                 break
-            else:
-                self._set_state(up=now.carrier)
         reading.cancel()
+
+    async def _is_same(
+        self, link: LinkInfo, device: EthernetDevice, own_stack: EthernetDevice | None, netlink: Netlink
+    ) -> bool:
+        now = await netlink.link(self.interface)
+        if now is None or not now.up or now.index != link.index or now.master != link.master:
+            return False
+        if link.kind == "bridge":
+            port = await netlink.link(device.name)
+            if port is None or port.master != link.index:
+                return False
+            self._mac = now.mac
+            return True
+        if now.mac != link.mac or (own_stack is not None and await netlink.link(own_stack.name) is None):
+            return False
+        self._set_state(up=now.carrier)
+        return True
 
     def _forget(self) -> None:
         self._up = False  # stopped by our owner, who needs not be told

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from lanparty.link.bpf import Instruction
 
-__all__ = ["PacketDevice", "open_packet"]
+__all__ = ["PacketDevice", "check_packet_permission", "open_packet"]
 
 SOCKET_BUFFER: Final = 4 << 20
 """Bytes of kernel memory for frames that wait, each way. A full-size frame counts about 2.3 KiB, so this is a burst
@@ -214,15 +214,7 @@ def open_packet(
 
     Raises MachineError: no permission, no such interface, a kernel without packet sockets.
     """
-    try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
-    except PermissionError:
-        raise MachineError(
-            f"cannot read and send frames on {name}: permission denied; run this as root, or give the capability "
-            "CAP_NET_RAW"
-        ) from None
-    except OSError as error:
-        raise MachineError(f"cannot read and send frames on {name}: {error.strerror}") from error
+    sock = _new_socket(name)
     try:
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         _enlarge(sock)
@@ -244,6 +236,26 @@ def open_packet(
             raise MachineError(f"there is no network interface {name}; 'ip link' lists them") from None
         raise MachineError(f"cannot read and send frames on {name}: {error.strerror}") from error
     return PacketDevice(sock, name, mac, max_frame, DeviceCounters() if counters is None else counters)
+
+
+def check_packet_permission(name: str) -> None:
+    """Raise the MachineError of ``open_packet`` when this program may not use packet sockets; ``name`` is for its text.
+
+    The interface need not be up.
+    """
+    _new_socket(name).close()
+
+
+def _new_socket(name: str) -> socket.socket:
+    try:
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+    except PermissionError:
+        raise MachineError(
+            f"cannot read and send frames on {name}: permission denied; run this as root, or give the capability "
+            "CAP_NET_RAW"
+        ) from None
+    except OSError as error:
+        raise MachineError(f"cannot read and send frames on {name}: {error.strerror}") from error
 
 
 def _enlarge(sock: socket.socket) -> None:

@@ -26,7 +26,7 @@ import trio
 
 from lanparty.link.journal import Journal, RouteAdded
 from lanparty.link.netlink import Netlink, NetlinkMissing, RouteInfo, effective_metric
-from lanparty.obs.errors import ConnectionFailedError
+from lanparty.obs.errors import ConnectionFailedError, MachineError
 from lanparty.obs.events import CLIENT_RELAY_PINNED
 from lanparty.obs.log import log
 
@@ -129,7 +129,13 @@ class RelayPin:
         change = RouteAdded(destination, interface, route.gateway, metric)
         self._journal.record(change)
         self._pin = _Pin(address, change, hop)
-        if not await self._add(change, None):
+        try:
+            added = await self._add(change, None)
+        except MachineError:  # refused, so there is nothing to take back (which might be refused as well)
+            self._pin = None
+            self._journal.forget(change)
+            raise
+        if not added:
             self._journal.forget(change)
             self._pin = _Pin(address, None, hop)
             return

@@ -3,7 +3,8 @@
 Owns: the decision what of a journal may be undone, and the undoing.
 Must not know: how the changes were made.
 
-Rules, for each journal file in the state directory:
+First the veth adapters of dead runs go, which need no journal (veth.py). Then, for each journal file in the state
+directory:
 
 1. The program that wrote it still runs: leave it alone.
 2. It was written in another network namespace: leave it alone; a run there repairs it.
@@ -18,16 +19,16 @@ from pathlib import Path
 
 from lanparty.link.dns import put_back
 from lanparty.link.journal import (
-    SUFFIX,
     Change,
     FileReplaced,
     JournalError,
-    LinkMade,
     Owner,
     RouteAdded,
+    journals,
     read_journal,
 )
 from lanparty.link.netlink import Netlink, NetlinkMissing
+from lanparty.link.veth import remove_leftovers
 from lanparty.obs.errors import MachineError
 
 __all__ = ["repair"]
@@ -36,11 +37,12 @@ __all__ = ["repair"]
 async def repair(directory: Path, netlink: Netlink, *, here: Owner | None = None) -> list[str]:
     """Undo what dead runs left behind. Returns one sentence part for each thing done or found, for the log.
 
-    Never raises for a journal's content. Raises :class:`MachineError` only when the kernel refuses to show its routes.
+    What the kernel refuses to undo is one of them. Never raises for a journal's content. Raises :class:`MachineError`
+    only where there is no /proc.
     """
     here = here or Owner.current()
-    done: list[str] = []
-    for path in _journals(directory):
+    done = await _remove_adapters(netlink)
+    for path in journals(directory):
         try:
             owner, changes = read_journal(path)
         except FileNotFoundError:
@@ -70,8 +72,11 @@ async def repair(directory: Path, netlink: Netlink, *, here: Owner | None = None
     return done
 
 
-def _journals(directory: Path) -> list[Path]:
-    return sorted(directory.glob(f"*{SUFFIX}"))
+async def _remove_adapters(netlink: Netlink) -> list[str]:
+    try:
+        return [f"removed the interface {name}" for name in await remove_leftovers(netlink)]
+    except MachineError as error:
+        return [f"could not remove an adapter of an earlier run: {error}"]
 
 
 async def _undo(change: Change, netlink: Netlink) -> str | None:
@@ -79,12 +84,6 @@ async def _undo(change: Change, netlink: Netlink) -> str | None:
     match change:
         case RouteAdded():
             return await _undo_route(change, netlink)
-        case LinkMade():
-            link = await netlink.link(change.name)
-            if link is None or link.mac.hex(":") != change.mac:
-                return None
-            await netlink.delete_link(change.name)
-            return f"removed the interface {change.name}"
         case FileReplaced():
             return f"put back {change.path}" if put_back(change) else None
 

@@ -7,7 +7,8 @@ Must not know: what the frames are for.
 Containers often have CAP_NET_ADMIN and no /dev/net/tun. Unlike a TAP, a veth pair outlives a killed process. So each
 far end has a name that only we use, ``lanparty-far%d``, and its owner holds the abstract Unix socket of that name
 for as long as it lives (abstract sockets belong to the network namespace, as the pair does, and go with the
-process). A far end whose socket nobody holds is a leftover; the next start removes it.
+process). A far end whose socket nobody holds is a leftover; the next start removes it (repair.py), and so does the
+next pair.
 
 The far end is an interface of the same machine, so the machine's stack would hear there all that leaves by the near
 one: a broadcast that a bridge sends to each of its ports would arrive twice. So the far end is a port of a bridge of

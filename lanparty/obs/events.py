@@ -117,7 +117,6 @@ RELAY_REFUSED = Event("relay.refused", "Refused {address} ({code}): {text}", log
 RELAY_STATS = Event(
     "relay.stats",
     "{rooms} rooms, {members} members; {frames_in} frames in, {frames_out} out, {dropped} dropped.",
-    logging.DEBUG,
 )
 RELAY_MEMBER_STATS = Event("relay.member-stats", "Room {room}: counters of peer {peer}.", logging.DEBUG)
 """A member's own counters, as it sent them in ``stats``, flattened into fields."""
@@ -193,7 +192,9 @@ CLIENT_DHCP_SILENT = Event(
     "bridges the right interface, or give an address (--address ADDRESS/PREFIX). Asking on.",
     logging.WARNING,
 )
-CLIENT_DHCP_RELEASED = Event("client.dhcp-released", "DHCP: gave {address} back.")
+CLIENT_DHCP_RELEASED = Event(
+    "client.dhcp-released", "DHCP: this computer gives {address} up; the house is told so if the tunnel carries it."
+)
 CLIENT_ADDRESS = Event(
     "client.address",
     "{interface} has address {address}/{prefix}[, router {router}][, DHCP server {server}]"

@@ -8,11 +8,13 @@ A second cable wan0 == internet0 is the player's own network, with a default rou
 
 import contextlib
 import ctypes
+import ipaddress
 import json
 import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -394,11 +396,66 @@ async def test_dns_only_when_asked_and_put_back(house):
     assert path.read_text() == "nameserver 10.99.0.1\n"
 
 
-async def test_router_advertisements_do_not_take_the_default_route(house):
-    async with player(house, address="192.168.77.50/24"):
-        if not os.access("/proc/sys/net/ipv6/conf/lp0/accept_ra_defrtr", os.W_OK):
-            pytest.skip("/proc/sys cannot be written here")
-        assert shell("cat /proc/sys/net/ipv6/conf/lp0/accept_ra_defrtr") == "0\n"
+def advertisement():
+    """A router advertisement as an Ethernet frame: a default router, and half the internet and more "on link"."""
+    source, group = ipaddress.IPv6Address("fe80::77").packed, ipaddress.IPv6Address("ff02::1").packed
+    body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)  # RFC 4861 section 4.2: hop limit, router lifetime
+    for network in map(ipaddress.IPv6Network, ("2000::/3", "::/1")):
+        # Section 4.6.2: on-link flag; valid and preferred for an hour.
+        body += struct.pack("!BBBBIII16s", 3, 4, network.prefixlen, 0x80, 3600, 3600, 0, network.network_address.packed)
+    pseudo = source + group + struct.pack("!IHBB", len(body), 0, 0, 58)
+    total = sum(struct.unpack(f"!{(len(pseudo) + len(body)) // 2}H", pseudo + body))
+    checksum = ~(total % 0xFFFF) & 0xFFFF
+    body = body[:2] + struct.pack("!H", checksum) + body[4:]
+    header = struct.pack("!IHBB", 0x60000000, len(body), 58, 255) + source + group
+    return bytes.fromhex("33330000000102000000007786dd") + header + body
+
+
+ADVERTISEMENT = advertisement()
+
+
+def advertise(house):
+    """Send two of them by house0, and wait until this machine has heard the second."""
+    script = house.directory / "advertise.py"
+    script.write_text(
+        "import socket\n"
+        "with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:\n"
+        "    sender.bind(('house0', 0))\n"
+        "    for _ in range(2):\n"
+        f"        sender.send(bytes.fromhex('{ADVERTISEMENT.hex()}'))\n"
+    )
+
+    def heard():
+        text = Path("/proc/net/dev_snmp6/lp0").read_text()
+        return int(re.search(r"Icmp6InRouterAdvertisements\s+(\d+)", text)[1])
+
+    before = heard()
+    house.run(f"{sys.executable} {script}")
+    wait_until(lambda: heard() == before + 2)
+
+
+@pytest.mark.parametrize("accept_default_route", [False, True])
+async def test_router_advertisements_take_no_traffic(house, accept_default_route):
+    setting = "/proc/sys/net/ipv6/conf/lp0/accept_ra"
+    if not os.access(setting, os.W_OK):
+        pytest.skip("/proc/sys cannot be written here")
+    shell(f"echo 2 > {setting}")
+    advertise(house)
+    taken = shell("ip -6 route show dev lp0")
+    assert {"2000::/3", "::/1", "default"} <= {line.split()[0] for line in taken.splitlines()}  # the frame is right
+    shell("ip -6 route flush dev lp0 proto ra; ip -6 route flush dev lp0 proto kernel")
+    async with player(house, address="192.168.77.50/24", accept_default_route=accept_default_route) as (
+        _,
+        _,
+        netlink,
+        _,
+    ):
+        before = machine_state()
+        advertise(house)
+        assert machine_state() == before
+        route = await netlink.route_to("2001:db8::1")
+        assert route is not None
+        assert route.interface == "wan0"
 
 
 # --------------------------------------------------------------------------------------------------- relay pin
@@ -493,7 +550,8 @@ import sys, trio
 from pathlib import Path
 from lanparty.link.address import AddressOptions, PlayerNetwork
 from lanparty.link.dns import DnsSetting
-from lanparty.link.journal import Journal, LinkMade
+from lanparty.link.adapter import open_adapter
+from lanparty.link.journal import Journal
 from lanparty.link.netlink import open_netlink
 from lanparty.link.pin import RelayPin
 async def main(directory):
@@ -503,11 +561,9 @@ async def main(directory):
         await pin.pin("203.0.113.10")
         dns = DnsSetting("lp0", journal, path=directory / "resolv.conf", resolved=directory / "no")
         await dns.apply(["9.9.9.9"], None)
-        journal.record(LinkMade("lp7", "02:00:00:00:00:07"))
-        await netlink.create_veth("lp7", "lp8")
-        await netlink.set_link("lp7", mac=bytes.fromhex("020000000007"))
-        print("ready", flush=True)
-        await trio.sleep_forever()
+        async with open_adapter("lp7", bytes.fromhex("020000000007"), 1500, netlink, "veth"):
+            print("ready", flush=True)
+            await trio.sleep_forever()
 trio.run(main, Path(sys.argv[1]))
 """
 
@@ -531,7 +587,12 @@ async def test_what_a_killed_client_left_is_repaired(house):
             victim.send_signal(signal.SIGKILL)
             victim.wait(5)
             done = await repair(house.directory / "state", netlink)
-            assert len(done) == 3
+            assert sorted(done) == [
+                f"put back {resolv}",
+                "removed the interface lanparty-far0",
+                "removed the interface lanparty-off0",
+                "removed the route to 203.0.113.10/32 by wan0",
+            ]
             assert machine_state() == before
             assert str(resolv.readlink()) == "somewhere/else"
             assert not list((house.directory / "state").iterdir())
@@ -552,7 +613,7 @@ async def test_repair_leaves_what_somebody_else_put_there(house):
         victim.wait(5)
         victim.stdout.close()
     shell("ip route del 203.0.113.10/32; ip route add 203.0.113.10/32 via 10.99.0.1 dev wan0 proto static")
-    shell("ip link del lp7; ip link add lp7 type veth peer name lp8")
+    shell("ip link del lp7; ip link del lanparty-off0; ip link add lp7 type veth peer name lp8")
     (house.directory / "resolv.conf").write_text("nameserver 1.1.1.1\n")
     before = machine_state()
     async with open_netlink() as netlink:

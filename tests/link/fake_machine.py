@@ -77,11 +77,11 @@ class FakeNetlink:
 
         self.fate.change(effect)
 
-    async def link(self, name):
-        mac = self.interfaces.get(name)
-        if mac is None:
-            return None
-        return LinkInfo(7, name, bytes.fromhex(mac.replace(":", "")), 1500, True, True, "veth", None)
+    async def links(self):
+        macs = self.interfaces.items()
+        return [
+            LinkInfo(7, name, bytes.fromhex(mac.replace(":", "")), 1500, True, True, "veth", None) for name, mac in macs
+        ]
 
     async def delete_link(self, name):
         self.fate.change(lambda: self.interfaces.pop(name))

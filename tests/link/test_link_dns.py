@@ -1,11 +1,12 @@
 import errno
 import os
 
+import attrs
 import pytest
 
 from lanparty.link import dns as dns_module
 from lanparty.link.dns import DnsSetting, digest, put_back, read_content, replace_file
-from lanparty.link.journal import FileContent, FileReplaced, Journal, read_journal
+from lanparty.link.journal import FileContent, FileReplaced, Journal, Owner, read_journal
 from lanparty.obs.errors import MachineError
 
 BEFORE = [
@@ -22,6 +23,12 @@ def setting(tmp_path, before):
     (tmp_path / "state").mkdir(exist_ok=True)
     journal = Journal(tmp_path / "state")
     return DnsSetting("lp0", journal, path=path, resolved=tmp_path / "none"), path, journal
+
+
+def same_machine(path, owner=None):
+    """Another client, with a journal of its own."""
+    journal = Journal(path.parent / "state", owner)
+    return DnsSetting("lp1", journal, path=path, resolved=path.parent / "none"), journal
 
 
 @pytest.mark.parametrize("before", BEFORE)
@@ -55,6 +62,39 @@ async def test_what_somebody_else_wrote_since_stays(tmp_path, before):
     assert not await dns.restore()
     assert path.read_text() == "nameserver 1.1.1.1\n"
     assert not journal.changes
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_another_clients_servers_stay_while_it_runs(tmp_path, damaged):
+    first, path, _ = setting(tmp_path, BEFORE[2])
+    second, journal = same_machine(path)
+    if damaged:  # a journal that cannot be read says nothing about the others
+        (tmp_path / "state" / "1-ff.json").write_bytes(b"{")
+    await first.apply(["192.168.77.1"], None)
+    for _ in range(2):
+        with pytest.raises(MachineError, match=f"another lanparty client .process {os.getpid()}. has set them"):
+            await second.apply(["192.168.88.1"], None)
+        assert not second.active
+        assert not journal.changes
+    await first.apply(["192.168.77.2"], None)  # its own content is no obstacle
+    await first.restore()
+    assert read_content(path) == BEFORE[2]
+    await second.apply(["192.168.88.1"], None)
+    await second.restore()
+    assert read_content(path) == BEFORE[2]
+
+
+async def test_a_dead_clients_servers_are_no_obstacle(tmp_path):
+    owner = Owner.current()
+    dead = attrs.evolve(owner, started=owner.started + 1)
+    path = tmp_path / "resolv.conf"
+    (tmp_path / "state").mkdir()
+    gone, journal = same_machine(path, dead)
+    await gone.apply(["192.168.77.1"], None)
+    assert journal.changes
+    second, _ = same_machine(path)
+    await second.apply(["192.168.88.1"], None)
+    assert "192.168.88.1" in path.read_text()
 
 
 async def test_a_file_that_cannot_be_written_changes_nothing(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import socket
 import tempfile
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from lanparty.link.journal import (
     FileReplaced,
     Journal,
     JournalError,
-    LinkMade,
     Owner,
     RouteAdded,
     decode_untrusted,
@@ -55,7 +55,6 @@ changes = st.one_of(
         gateway=st.none() | st.ip_addresses().map(str),
         metric=st.integers(0, 2**32 - 1),
     ),
-    st.builds(LinkMade, name=texts, mac=texts),
     st.builds(FileReplaced, path=texts, before=contents, after=texts),
 )
 
@@ -79,7 +78,7 @@ def test_damage_is_an_error_of_ours_or_a_journal(found, dice):
         decode_untrusted(bytes(data))
 
 
-KEYS = ("destination", "interface", "gateway", "metric", "name", "mac", "path", "before")
+KEYS = ("destination", "interface", "gateway", "metric", "path", "before")
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -94,7 +93,7 @@ json_values = st.recursive(
             "owner": st.just(attrs.asdict(HERE)) | json_values,
             "changes": st.lists(
                 st.fixed_dictionaries(
-                    {"kind": st.sampled_from(["route", "file", "link", "absent", "symlink", 1])},
+                    {"kind": st.sampled_from(["route", "file", "absent", "symlink", 1])},
                     optional=dict.fromkeys(KEYS, json_values),
                 )
                 | json_values,
@@ -121,7 +120,7 @@ def test_the_file_is_there_while_there_are_changes_and_private(tmp_path):
     journal.record(ROUTE)
     assert journal.path.stat().st_mode & 0o777 == 0o600
     assert read_journal(journal.path) == (HERE, [ROUTE])
-    journal.forget(LinkMade("lp7", "02"))
+    journal.forget(attrs.evolve(ROUTE, metric=1))
     assert journal.changes == (ROUTE,)
     journal.forget(ROUTE)
     assert list(tmp_path.iterdir()) == []
@@ -241,6 +240,28 @@ def test_what_cannot_be_undone_now_stays_in_the_journal(tmp_path):
     assert path.exists()
 
 
+def test_veth_adapters_of_dead_runs_go_those_of_living_ones_stay(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
+        claim.bind("\0lanparty/veth/987653")
+        living = {"lanparty-far987653": "02:00:00:00:00:08", "lanparty-off987653": "02:00:00:00:00:09"}
+        netlink = FakeNetlink([], interfaces={**living, "lanparty-far987654": "02:00:00:00:00:07"})
+        assert in_repair(tmp_path, netlink) == ["removed the interface lanparty-far987654"]
+        assert netlink.interfaces == living
+
+
+def test_an_adapter_that_cannot_be_removed_is_told_and_the_rest_is_repaired(tmp_path):
+    left_behind(tmp_path, ROUTE)
+
+    class Refusing(FakeNetlink):
+        async def delete_link(self, name):
+            raise MachineError("permission denied")
+
+    netlink = Refusing([ours()], interfaces={"lanparty-far987654": "02:00:00:00:00:07"})
+    refused, removed = in_repair(tmp_path, netlink)
+    assert "permission denied" in refused
+    assert removed == "removed the route to 203.0.113.10/32 by eth0"
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -274,6 +295,10 @@ BEFORE = [
 ]
 
 
+UNUSED = 987654
+"""Number of a veth adapter that no program on this machine has: whether one does is asked of the real kernel."""
+
+
 async def a_run(directory, netlink, resolv, relay, other_relay):
     """What a client does to the machine, from start to a clean end."""
     journal = Journal(directory, DEAD)
@@ -281,13 +306,11 @@ async def a_run(directory, netlink, resolv, relay, other_relay):
     dns = DnsSetting("lp0", journal, path=resolv, resolved=resolv.parent / "no")
     await pin.pin(relay)
     await dns.apply(["192.168.77.1"], "house")
-    journal.record(LinkMade("lp7", "02:00:00:00:00:07"))
-    await netlink.make_link("lp7", "02:00:00:00:00:07")
+    await netlink.make_link(f"lanparty-far{UNUSED}", "02:00:00:00:00:07")
     await pin.pin(other_relay)  # the relay's name has another address, too
     await dns.apply(["192.168.77.2"], None)
     await dns.restore()
-    await netlink.delete_link("lp7")
-    journal.forget(LinkMade("lp7", "02:00:00:00:00:07"))
+    await netlink.delete_link(f"lanparty-far{UNUSED}")
     await pin.release()
 
 
@@ -350,8 +373,8 @@ def test_killed_at_any_step_and_put_right(relay, other_relay, before, borrowed, 
             resolv.chmod(0o644)
             expected = (*expected[:2], dns_module.read_content(resolv))
         elif foreign == "link":
-            netlink.interfaces["lp7"] = "02:00:00:00:00:99"
-            expected = (expected[0], dict(netlink.interfaces), expected[2])
+            netlink.interfaces["lanparty-fargo"] = "02:00:00:00:00:99"
+            expected = (expected[0], {"lanparty-fargo": "02:00:00:00:00:99"}, expected[2])
 
         # The repair may be killed as well; the next one finishes.
         netlink.fate = Fate(kill_repair_at)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import attrs
 import pytest
+import trio
+import trio.testing
 
 from lanparty.link.bpf import Instruction, lan_filter
-from lanparty.link.lan import LanLink
+from lanparty.link.lan import RETRY_DELAY, LanLink
 from lanparty.link.memory import MemoryDevice
+from lanparty.link.netlink import LinkChange, LinkInfo
 from lanparty.link.tap import TapUnavailableError, open_tun
-from lanparty.obs.errors import ExitStatus
+from lanparty.obs.errors import ExitStatus, MachineError
+from lanparty.obs.log import captured
 
 OWN = b"\2\0\0\0\0\1"
 MEMBER = b"\2\0\0\0\0\2"
@@ -98,6 +105,75 @@ def test_a_kernel_without_room_for_the_filter_gets_the_short_one() -> None:
     lan.wire.room = 100
     lan.set_members([*members, MEMBER])
     assert lan.wire.program == lan_filter(members, exact=False)
+
+
+class FakeNetlink:
+    """One interface, and a kernel that can be made to give no answer. A change is told for each token sent."""
+
+    def __init__(self, link: LinkInfo) -> None:
+        self.info = link
+        self.refuses = 0
+        self.tell, self._changes = trio.open_memory_channel[None](10)
+
+    async def link(self, name: str) -> LinkInfo | None:
+        if self.refuses:
+            self.refuses -= 1
+            raise MachineError("the kernel is still busy")
+        return self.info
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[AsyncIterator[LinkChange]]:
+        yield self._watch()
+
+    async def _watch(self) -> AsyncIterator[LinkChange]:
+        async for _ in self._changes:
+            yield LinkChange(self.info.name, self.info.index, self.info.up, self.info.carrier, False)
+
+
+NIC = LinkInfo(7, "eth77", OWN, 1500, True, True, None, None)
+"""No interface of the machine that the tests run on."""
+
+
+class Reopened(LanLink):
+    """A LanLink that counts how often it opens its interface."""
+
+    opened = 0
+
+    @contextlib.asynccontextmanager
+    async def _open(self, link: LinkInfo, netlink: object) -> AsyncIterator[MemoryDevice]:  # type: ignore[override]
+        self.opened += 1
+        self._watched = frozenset({link.name})
+        yield MemoryDevice(link.name, link.mac)
+
+
+async def test_a_kernel_without_an_answer_is_asked_again(autojump_clock: trio.testing.MockClock) -> None:
+    netlink, states = FakeNetlink(NIC), []
+    link = Reopened(NIC.name, on_frames=lambda frames: None, on_state=states.append)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(link.run, netlink)
+        await trio.testing.wait_all_tasks_blocked()
+        netlink.refuses = 2  # at the change, and at the first look afterwards
+        with captured() as entries:
+            netlink.tell.send_nowait(None)
+            await trio.sleep(3 * RETRY_DELAY)
+        assert [entry["event"] for entry in entries] == ["link.not-usable"]
+        assert (link.opened, link.is_up, states) == (2, True, [True, False, True])
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_missing_permission_is_told_while_the_interface_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Denied(socket.socket):
+        def __init__(self, family: int = -1, *arguments: int) -> None:
+            if family == socket.AF_PACKET:
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            super().__init__(family, *arguments)
+
+    monkeypatch.setattr(socket, "socket", Denied)
+    netlink = FakeNetlink(attrs.evolve(NIC, up=False, carrier=False))
+    with pytest.RaisesGroup(pytest.RaisesExc(MachineError, match="CAP_NET_RAW"), flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(LanLink(NIC.name, on_frames=lambda frames: None).run, netlink)
+            nursery.cancel_scope.cancel()
 
 
 def test_no_tun_device_is_a_sentence_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,12 +90,16 @@ async def test_a_pin_that_somebody_removed_comes_back(tmp_path):
 async def test_a_kernel_that_refuses_leaves_no_entry(tmp_path):
     pin, netlink, journal = pin_for(tmp_path, DEFAULT)
 
-    async def refuse(*_, **__):
-        raise MachineError("permission denied")
+    async def refuse_to_add(*_, **__):
+        raise MachineError("cannot add the route: permission denied")
 
-    netlink.add_route = refuse
-    with pytest.raises(MachineError, match="permission"):
+    async def refuse_to_remove(*_, **__):
+        raise MachineError("cannot remove the route: permission denied")
+
+    netlink.add_route, netlink.remove_route = refuse_to_add, refuse_to_remove
+    with pytest.raises(MachineError, match="cannot add"):
         await pin.pin(RELAY)
+    assert pin.address is None
     assert journal.changes == ()
     assert list(tmp_path.iterdir()) == []
 
