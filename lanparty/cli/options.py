@@ -265,7 +265,9 @@ def _name(host: str, whole: str) -> str:
         name = host.encode("idna").decode("ascii")
     except UnicodeError:
         name = ""
-    labels = name.removesuffix(".").split(".")
+    # The dot that ends an absolute name is not in certificates, nor in SNI (RFC 6066 section 3).
+    name = name.removesuffix(".")
+    labels = name.split(".")
     # A last label of digits only is a mistyped IPv4 address: no top-level domain is a number (RFC 3696 section 2).
     if len(name) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
         raise argparse.ArgumentTypeError(

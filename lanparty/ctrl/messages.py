@@ -139,8 +139,12 @@ class RejectCode(StrEnum):
     TOO_MANY_ROOMS = "too-many-rooms"
     MTU_TOO_SMALL = "mtu-too-small"
     SHUTTING_DOWN = "shutting-down"
+    FRAME_TOO_LARGE = "frame-too-large"
+    TOO_DEEP = "too-deep"
+    BAD_JSON = "bad-json"
+    BAD_MESSAGE = "bad-message"
     PROTOCOL = "protocol"
-    """The control protocol was broken, or (when received) a code of a newer minor version that is not known here."""
+    """The control protocol was broken otherwise, or (when received) a code of a newer minor version, unknown here."""
 
     @classmethod
     def of(cls, code: str) -> RejectCode:

@@ -12,6 +12,9 @@ Queues: overlay datagrams out: see ``queue``. Control data out: ``SEND_BUFFER`` 
 waits. Control data in: ``CONTROL_WINDOW`` bytes unread, then flow control stops the peer. Datagrams in: none; a batch
 goes to the handler or is dropped and counted.
 
+A failure in handling one connection, whatever aioquic raises, ends that connection only: see ``_fail``. Failures of the
+datagram handler are its owner's.
+
 Owns: what is sent first (control before datagrams), the goodbye, the limits before admission.
 Must not know: sockets, rooms, frames.
 """
@@ -102,6 +105,9 @@ class Host(Protocol):
 
     def count(self, name: str) -> None:
         """Add one to the endpoint's counter ``name``."""
+
+    def internal_error(self, path: UdpPath, error: Exception) -> None:
+        """Count and report a mistake, aioquic's or ours, in handling the connection on ``path``, which it ends."""
 
 
 @attrs.frozen
@@ -276,7 +282,7 @@ class Connection:
         if self.closed is not None:  # what the peer sent, found out while sending
             return
         self._end(Closed(code, reason, by_peer=False, timed_out=False))
-        self._quic.close(error_code=code, reason_phrase=short_reason(reason))
+        self._close_quic(code, short_reason(reason))
         self._say_goodbye(now)
 
     async def wait_closed(self) -> Closed:
@@ -311,52 +317,34 @@ class Connection:
             return
         try:
             self._quic.receive_datagram(packet, path, now)
-        except HOSTILE_INPUT_ERRORS:
-            self._fail(now)
+        except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
+            self._fail(error, now)
 
     def process(self, now: float) -> None:
         """Act on what aioquic reports, then give the batch's datagrams to the handler."""
-        self._take_events(now)
+        try:
+            self._take_events(now)
+            if self._writers and self._quic.control_unacknowledged < settings.SEND_BUFFER:
+                self._writers.unpark_all()
+        except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
+            self._fail(error, now)
         datagrams = self._datagrams_in
         if datagrams:
             self._datagrams_in = []
             self._deliver(datagrams, now)
-        if self._writers and self._quic.control_unacknowledged < settings.SEND_BUFFER:
-            self._writers.unpark_all()
 
     def transmit(self, now: float) -> None:
         """Send what may leave now: control stream first, then datagrams, oldest first."""
         if self._closed is not None:
             return
-        quic, queue = self._quic, self._queue
-        packets: list[tuple[bytes, UdpPath]] = []
         try:
-            if queue:
-                queue.expire(now)
-                if quic.control_unsent:
-                    # aioquic writes DATAGRAM before STREAM frames in each packet. Alone, first, the control stream gets
-                    # through however many datagrams wait.
-                    packets += quic.datagrams_to_send(now)
-            while True:
-                fed = queue.take(quic.send_allowance(now), quic.datagram_budget) if queue else []
-                if fed:
-                    quic.feed_datagrams([item[1] for item in fed])
-                packets += quic.datagrams_to_send(now)
-                left = quic.reclaim_datagrams()
-                if fed:
-                    self._count_out(fed[: len(fed) - left])
-                if left:
-                    queue.put_back(fed[-left:])
-                # Once more if aioquic took all and more waits: only when it stops by itself does it set its timer.
-                if left or not fed or not queue:
-                    break
-        except HOSTILE_INPUT_ERRORS:
-            self._fail(now)
-            return
-        if packets:
-            self._host.transmit(packets)
-        self._take_events(now)
-        self._host.schedule(self)
+            packets = self._packets_to_send(now)
+            if packets:
+                self._host.transmit(packets)
+            self._take_events(now)
+            self._host.schedule(self)
+        except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
+            self._fail(error, now)
 
     def timer(self, now: float) -> None:
         """Do what is due."""
@@ -368,11 +356,11 @@ class Connection:
             self._host.count("handshake_timeouts")
             self.give_up("the handshake took too long")
             return
-        timed_out = now >= self._quic.idle_deadline
         try:
+            timed_out = now >= self._quic.idle_deadline
             self._quic.handle_timer(now)
-        except HOSTILE_INPUT_ERRORS:
-            self._fail(now)
+        except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
+            self._fail(error, now)
             return
         if timed_out:
             self.give_up("nothing was received for too long")
@@ -398,6 +386,29 @@ class Connection:
             self._repeat_goodbye(self._host.now())
 
     # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _packets_to_send(self, now: float) -> list[tuple[bytes, UdpPath]]:
+        quic, queue = self._quic, self._queue
+        packets: list[tuple[bytes, UdpPath]] = []
+        if queue:
+            queue.expire(now)
+            if quic.control_unsent:
+                # aioquic writes DATAGRAM before STREAM frames in each packet. Alone, first, the control stream gets
+                # through however many datagrams wait.
+                packets += quic.datagrams_to_send(now)
+        while True:
+            fed = queue.take(quic.send_allowance(now), quic.datagram_budget) if queue else []
+            if fed:
+                quic.feed_datagrams([item[1] for item in fed])
+            packets += quic.datagrams_to_send(now)
+            left = quic.reclaim_datagrams()
+            if fed:
+                self._count_out(fed[: len(fed) - left])
+            if left:
+                queue.put_back(fed[-left:])
+            # Once more if aioquic took all and more waits: only when it stops by itself does it set its timer.
+            if left or not fed or not queue:
+                return packets
 
     def _take_events(self, now: float) -> None:
         """Drain aioquic's events. No handler is called here, so that a nested call cannot reorder anything."""
@@ -443,14 +454,30 @@ class Connection:
     def _violation(self, code: int, reason: str, now: float) -> None:
         """The peer broke a rule of ours: close with a transport code."""
         if self._closed is None:
-            self._quic.close(error_code=int(code), frame_type=0, reason_phrase=reason)
             self._end(Closed(int(code), reason, by_peer=False, timed_out=False, transport=True))
+            self._close_quic(int(code), reason, frame_type=0)
             self._say_goodbye(now)
 
-    def _fail(self, now: float) -> None:
-        """aioquic raised on what the peer sent: its state cannot be relied on, so end the connection."""
-        self._host.count("hostile_input")
+    def _fail(self, error: Exception, now: float) -> None:
+        """aioquic raised, on what the peer sent or by a mistake: its state cannot be relied on, so end the connection.
+
+        The endpoint serves others, too: nothing that happens with one connection may end theirs.
+        """
+        self._note(error)
         self._violation(QuicErrorCode.INTERNAL_ERROR, "a packet could not be processed", now)
+
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, HOSTILE_INPUT_ERRORS):
+            self._host.count("hostile_input")
+        else:
+            self._host.internal_error(self._first_path, error)
+
+    def _close_quic(self, code: int, reason: str, *, frame_type: int | None = None) -> None:
+        """Have aioquic make its goodbye; ``frame_type`` makes ``code`` a transport code."""
+        try:
+            self._quic.close(error_code=code, frame_type=frame_type, reason_phrase=reason)
+        except Exception as error:  # noqa: BLE001 - the connection is over already: it ends without a word
+            self._note(error)
 
     def _deliver(self, datagrams: list[bytes], now: float) -> None:
         counters = self.counters
@@ -477,7 +504,8 @@ class Connection:
     def _say_goodbye(self, now: float) -> None:
         try:
             self._goodbye = self._quic.datagrams_to_send(now)
-        except HOSTILE_INPUT_ERRORS:
+        except Exception as error:  # noqa: BLE001 - the connection is over already: it ends without a word
+            self._note(error)
             self._goodbye = []
         # A stranger gets one copy: its address may be forged, and we owe it nothing.
         self._goodbyes_left = settings.GOODBYES if self._established or self._is_client else 1

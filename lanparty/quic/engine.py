@@ -11,9 +11,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from lanparty.obs.events import TASK_FAILED
+from lanparty.obs.log import log
 from lanparty.quic.connection import Connection, UdpPath
 
 __all__ = ["Engine", "Transmit"]
@@ -23,6 +26,9 @@ Transmit = Callable[[list[tuple[bytes, UdpPath]]], None]
 
 _SWEEP_ABOVE = 64
 """Entries of the heap below which sweeping is not worth it."""
+
+_REPORT_INTERVAL = 10.0
+"""Seconds between two events about internal errors: whoever can cause one can cause many; the counter has them all."""
 
 
 class Engine:
@@ -46,6 +52,7 @@ class Engine:
         self._touched: dict[Connection, None] = {}  # a set that keeps the order
         self._heap: list[tuple[float, int, Connection]] = []
         self._numbers = itertools.count()
+        self._reported_at = -math.inf
 
     # -- driven by sockets and timers ------------------------------------------------------------------------------
 
@@ -148,3 +155,18 @@ class Engine:
     def count(self, name: str) -> None:
         """Add one to a counter."""
         self.counters[name] += 1
+
+    def internal_error(self, path: UdpPath, error: Exception) -> None:
+        """Count and report a mistake, aioquic's or ours, in handling the connection on ``path``, which it ends."""
+        self.counters["internal_error"] += 1
+        now = self.now()
+        if now - self._reported_at < _REPORT_INTERVAL:
+            return
+        self._reported_at = now
+        host, port = path.remote[:2]
+        log(
+            TASK_FAILED,
+            what=f"The connection with {host}, UDP port {port}, is closed: QUIC",
+            text=f"{type(error).__name__}: {error}",
+            traceback="".join(traceback.format_exception(error)),
+        )

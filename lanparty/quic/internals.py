@@ -14,6 +14,7 @@ private part                          why
 ``_local_max_streams_*``, ``_streams``  one client-opened stream only; how much of it waits for acknowledgement
 ``_write_stream_limits`` and others   windows that follow what was read; stock windows double with what was received
 ``_handle_crypto_frame``              512 KiB of handshake data from a stranger is too much
+``_initialize``, ``tls.Context``      what the user pinned is believed as it is, not only when it is a root
 ``_state``, ``_close_event`` …        the peer's goodbye at once, not three probe time-outs later
 ====================================  ================================================================================
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import logging
 import math
+import ssl
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -56,7 +58,14 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.quic.stream import QuicStream
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.x509 import DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType
+from cryptography.x509 import (
+    Certificate,
+    DuplicateExtension,
+    InvalidVersion,
+    UnsupportedGeneralNameType,
+    load_pem_x509_certificates,
+)
+from OpenSSL.crypto import X509, X509Store, X509StoreContext, X509StoreContextError, X509StoreFlags
 from OpenSSL.crypto import Error as OpenSSLError
 
 from lanparty.quic import settings
@@ -120,7 +129,8 @@ HOSTILE_INPUT_ERRORS: Final = (
 )
 """What ``QuicConnection`` lets out on hostile input: seen by tests/quic/test_quic_fuzz.py is ``InvalidVersion`` (a
 certificate with an impossible version number, at a client); the others are from reading the source. Each one is worth
-a look: counter ``hostile_input``. The connection is closed."""
+a look: counter ``hostile_input``. Anything else that it raises is a mistake (counter ``internal_error``, and an event).
+The connection is closed either way."""
 
 _MAX_REASON: Final = 200
 """Bytes of a reason phrase. aioquic raises when a longer one does not fit its packet, which a server certificate with
@@ -364,6 +374,14 @@ class Quic(QuicConnection):
         buf.seek(start)
         super()._handle_crypto_frame(context, frame_type, buf)
 
+    # -- overridden: whom a client believes ---------------------------------------------------------------------------
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        if self._is_client:
+            # aioquic makes the context itself and lets nobody choose its class; the subclass adds no state.
+            self.tls.__class__ = _ClientTls
+
     # -- overridden: guards around the public calls ------------------------------------------------------------------
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
@@ -382,6 +400,36 @@ class Quic(QuicConnection):
         """Do what is due at ``now``."""
         if self._close_at is not None:
             super().handle_timer(now)
+
+
+class _ClientTls(tls.Context):
+    """aioquic's TLS, but pinned certificates need not be roots: a relay's own or an intermediate one will do."""
+
+    def _client_handle_certificate_verify(self, input_buf: Buffer) -> None:
+        if self._cadata is not None:
+            assert self._peer_certificate is not None
+            _verify_pinned(self._peer_certificate, self._peer_certificate_chain, self._server_name, self._cadata)
+            self._verify_mode = ssl.CERT_NONE  # it was verified here; the proof of its key is still asked for below
+        super()._client_handle_certificate_verify(input_buf)
+
+
+def _verify_pinned(certificate: Certificate, chain: list[Certificate], name: str | None, pinned: bytes) -> None:
+    """Verify dates, name and chain of ``certificate`` against the ``pinned`` ones, PEM. Raises ``tls.Alert``."""
+    try:
+        tls.verify_certificate(certificate=certificate, chain=chain, server_name=name, cadata=pinned)
+    except tls.AlertBadCertificate as alert:
+        # Dates and name are looked at before the chain, and only the chain fails with this error of OpenSSL's.
+        if not isinstance(alert.__context__, X509StoreContextError):
+            raise
+        store = X509Store()
+        for known in load_pem_x509_certificates(pinned):
+            store.add_cert(X509.from_cryptography(known))
+        store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
+        others = [X509.from_cryptography(other) for other in chain]
+        try:
+            X509StoreContext(store, X509.from_cryptography(certificate), others).verify_certificate()
+        except X509StoreContextError:
+            raise alert from None  # the first reason says more
 
 
 def short_reason(reason: str) -> str:

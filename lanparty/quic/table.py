@@ -182,7 +182,7 @@ class ConnectionTable(Engine):
             self._forgeries_at = now
             return
         if connection.closed is not None:
-            return  # aioquic raised on its first packet; counted as hostile_input
+            return  # aioquic raised on its first packet; counted as hostile_input or internal_error
         self.counters["accepted"] += 1
         self.connections.add(connection)
         self._half_open.add(connection)

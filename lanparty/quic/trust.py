@@ -65,7 +65,10 @@ _BAD_CERTIFICATE: Final = (ValueError, x509.InvalidVersion)
 """What ``cryptography`` raises for bytes that are no certificate."""
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
-"""Keys that a TLS 1.3 server can sign with (RFC 8446 section 4.2.3)."""
+"""Keys that a TLS 1.3 server can sign with (RFC 8446 section 4.2.3); elliptic curves only those of ``_CURVES``."""
+
+_CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
+"""What aioquic 1.7.2 signs with. With another curve every handshake would fail, and nobody would know why."""
 
 
 @attrs.frozen
@@ -146,7 +149,7 @@ def load_dev_certificate(path_der: Path, names: Sequence[str] = (), *, now: date
     now = now or datetime.now(UTC)
     wanted = tuple(dict.fromkeys((DEV_SERVER_NAME, *names)))
     reason = None
-    if path_der.exists():
+    if _is_there(path_der, "certificate"):
         found, reason = _reusable(path_der, wanted, now)
         if found is not None:
             log(RELAY_CERTIFICATE_KEPT, file=str(path_der))
@@ -177,7 +180,7 @@ def _reusable(path_der: Path, wanted: Sequence[str], now: datetime) -> tuple[Ser
             f"{path_der} exists and is no DER certificate: remove it, or choose another path for --dev-cert-der-out."
         ) from error
     key_path = _key_path(path_der)
-    if not key_path.exists():
+    if not _is_there(key_path, "private key"):
         return None, f"the key of the old one, {key_path}, is missing"
     key = _load_key(key_path)
     if not _belong_together(certificate, key):
@@ -277,7 +280,26 @@ def _load_key(path: Path) -> PrivateKey:
         raise UsageError(
             f"The private key in {path} is of a kind that TLS 1.3 does not use: use ECDSA, RSA or Ed25519."
         )
+    if isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, _CURVES):
+        raise UsageError(
+            f"The private key in {path} is on the curve {key.curve.name}, which this program cannot sign with: use "
+            "P-256 or P-384, RSA or Ed25519."
+        )
     return key
+
+
+def _is_there(path: Path, what: str) -> bool:
+    """Whether there is a file; raises ``UsageError`` where this cannot be found out.
+
+    ``Path.exists`` raises for what it cannot make sense of: a directory that may not be searched, too long a name.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, what, error) from error
+    return True
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -285,8 +307,14 @@ def _read(path: Path, what: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
             data = file.read(_MAX_FILE + 1)
-    except OSError as error:
-        raise UsageError(f"Cannot read the {what} file {path}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, what, error) from error
     if len(data) > _MAX_FILE:
         raise UsageError(f"{path} is too large for a {what} file.")
     return data
+
+
+def _unreadable(path: Path, what: str, error: OSError | ValueError) -> UsageError:
+    """The sentence for a file that the system does not give; ``ValueError`` is for a NUL byte in its name."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return UsageError(f"Cannot read the {what} file {path}: {reason or error}.")

@@ -20,8 +20,11 @@ Fragments of IP are judged one by one, without state, and that is enough:
 * a first fragment shows its whole chain of headers and the first 8 bytes of UDP, or it is dropped (RFC 7112);
 * in IPv6 the upper layer follows the fragment header at once, or it is dropped: then UDP's ports and ICMPv6's type are
   in the first 8 bytes of what is put together again, as they are in IPv4;
+* BOOTP's op is the byte behind these 8. A first fragment of DHCP that does not reach it is dropped;
 * a later fragment begins at byte 8 or later (offsets count in eights), so that not even one that overlaps (RFC 5722
-  forbids it, not everybody obeys) can change what was judged in the first. So later fragments pass.
+  forbids it, not everybody obeys) can change ports or type. So later fragments pass. Only the op could be overwritten,
+  at a receiver that lets overlaps win; what goes to a DHCP client is known by its port, and only servers and relay
+  agents listen for the op.
 
 From the LAN (the gateway's frames) the house's own DHCP, ARP and IPv4 pass: it is their network. Two things do not:
 
@@ -263,19 +266,22 @@ def _judge_ip(frame: bytes, ethertype: int, offset: int) -> Rule | None:
         return None
     if found.length < _UDP_HEADER_SIZE:
         return Rule.IPV4_HEADER
-    return Rule.DHCP_SERVER if _is_dhcp_server(frame, found.offset) else None
+    return Rule.DHCP_SERVER if _is_dhcp_server(frame, found) else None
 
 
-def _is_dhcp_server(frame: bytes, udp: int) -> bool:
-    """Row 9: whether the UDP header at ``udp`` begins what only a DHCP server (or relay agent) sends."""
+def _is_dhcp_server(frame: bytes, found: Transport) -> bool:
+    """Row 9: whether the UDP header that was ``found`` begins what only a DHCP server (or relay agent) sends."""
+    udp = found.offset
     source = frame[udp] << 8 | frame[udp + 1]
     destination = frame[udp + 2] << 8 | frame[udp + 3]
     if source == _DHCP_SERVER_PORT or destination == _DHCP_CLIENT_PORT:
         return True
     if source != _DHCP_CLIENT_PORT and destination != _DHCP_SERVER_PORT:
         return False
-    op = udp + _UDP_HEADER_SIZE
-    return op < len(frame) and frame[op] == _BOOTP_REPLY
+    if found.length <= _UDP_HEADER_SIZE:
+        # Behind a whole packet there is only padding. Behind a fragment the op is still to come, where nobody looks.
+        return found.fragment
+    return frame[udp + _UDP_HEADER_SIZE] == _BOOTP_REPLY
 
 
 def _judge_ipv6(frame: bytes, offset: int, found: Transport) -> Rule | None:

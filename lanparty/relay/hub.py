@@ -18,7 +18,7 @@ from lanparty.ctrl.messages import Hello
 from lanparty.relay.guard import Guard
 from lanparty.relay.rooms import Admitted, MemberState, Refused, Rooms
 from lanparty.relay.switch import FrameWatch, Outlet, Port, Switch
-from lanparty.relay.tally import PortTally
+from lanparty.relay.tally import Pacer, PortTally
 
 __all__ = ["Hub", "Joined"]
 
@@ -43,6 +43,8 @@ class Hub(Generic[SessionT]):
     """The frame log; None when it is off."""
     refused: Counter[str] = attrs.field(factory=Counter)
     """Refusals by reject code."""
+    refusals: Pacer = attrs.field(factory=Pacer)
+    """Which refusals a person hears of, by host and reject code."""
     departed: PortTally = attrs.field(factory=PortTally)
     """The sum over the rooms that closed."""
     sessions: dict[MemberState, SessionT] = attrs.field(factory=dict)

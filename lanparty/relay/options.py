@@ -152,6 +152,7 @@ def settings_from(options: argparse.Namespace) -> RelaySettings:
 
 
 def _certificate_name(text: str) -> str:
+    text = text.removesuffix(".")  # certificates carry names without the dot that ends an absolute one
     if not text or len(text) > MAX_NAME or not text.isascii() or not text.isprintable() or " " in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a DNS name or an IP address in ASCII")
     return text

@@ -8,8 +8,9 @@ One admission, in this order; the first "no" is the answer:
 1. the room exists, or may be opened (``max_rooms``);
 2. the role is free: one gateway per room, ``max_clients_per_room`` clients;
 3. the virtual MAC is free in this room (the same MAC in another room is another machine, and none of our business);
-4. the endpoint carries the room's effective MTU. The first member fixes it; it never changes while the room lives,
-   because nobody can change the MTU of a running TAP without breaking the games on it;
+4. the endpoint carries datagrams of a useful size, and the room's effective MTU. The first member fixes the MTU; it
+   never changes while the room lives, because nobody can change the MTU of a running TAP without breaking the games
+   on it;
 5. a peer id is taken: unique in the room, and not given to the next one who comes (``_take_peer_id``).
 
 Nothing is changed by an admission that ends in a refusal. ``Refused.holder`` names the member that is in the way, so
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 import attrs
 
 from lanparty.ctrl.messages import Hello, Member, RejectCode, Role
+from lanparty.ctrl.validate import MIN_DATAGRAM_BUDGET
 from lanparty.proto.mac import MacAddress, format_mac
 from lanparty.proto.mtu import DEFAULT_TAP_MTU, MIN_TAP_MTU, tap_mtu_for
 
@@ -243,6 +245,13 @@ class Rooms:
 
     def _refuse_mtu(self, hello: Hello, budget: int, room: Room | None) -> Refused | None:
         """Whether the endpoint cannot carry what the room needs; None when it can."""
+        # What the hello claims was checked before; this is what the connection really carries. Each frame for a member
+        # with tiny datagrams would become hundreds of packets, whether the room cuts frames or not.
+        if budget < MIN_DATAGRAM_BUDGET:
+            return Refused(
+                RejectCode.MTU_TOO_SMALL,
+                f"This connection carries datagrams of {budget} bytes only; at least {MIN_DATAGRAM_BUDGET} are needed.",
+            )
         fragments = self.limits.fragments if room is None else room.fragments
         if fragments:
             return None

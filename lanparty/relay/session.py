@@ -48,7 +48,8 @@ from lanparty.ctrl.validate import check_hello
 from lanparty.obs import events
 from lanparty.obs.log import log
 from lanparty.obs.text import clean_text
-from lanparty.quic.connection import Closed, ConnectionLost
+from lanparty.quic.connection import Closed, ConnectionLost, UdpPath
+from lanparty.quic.table import address_key
 from lanparty.relay.hub import Hub, Joined
 from lanparty.relay.rooms import MemberState, Refused
 from lanparty.relay.tally import BlockedReporter
@@ -57,8 +58,9 @@ __all__ = ["CLOSE_OK", "FAREWELL", "RelayHub", "Session", "SessionConnection"]
 
 HELLO_DEADLINE: Final = 5.0
 """Seconds from the handshake to a whole hello: as long as the handshake itself may take."""
-SILENCE: Final = 5.0
-"""Seconds without a heartbeat or datagram after which a member is gone. Members send a heartbeat each second."""
+SILENCE: Final = 4.5
+"""Seconds without a heartbeat or datagram after which a member is gone. Members send a heartbeat each second. With
+``PUMP_INTERVAL`` a dead path is noticed within 5 s."""
 PROOF_DEADLINE: Final = 2.5
 """Seconds in which a member must be heard from when somebody else asks for its MAC or its gateway's place. Longer than
 two heartbeats and a lost packet, shorter than the 5 s that the newcomer waits for our answer."""
@@ -256,7 +258,10 @@ class Session:
         code = RejectCode.of(code)
         text = clean_text(text, MAX_TEXT)
         self._hub.refused[code.value] += 1
-        log(events.RELAY_REFUSED, address=self._address, code=code.value, text=text)
+        host = address_key(UdpPath(self._connection.remote))
+        count = self._hub.refusals.due((host, code.value), trio.current_time())
+        if count:
+            log(events.RELAY_REFUSED, address=self._address, code=code.value, text=text, count=count)
         self._finish(_End(f"{code.value}: {text}", CLOSE_REFUSED, Reject(code=code, text=text)))
 
     async def _live(self) -> None:

@@ -1,24 +1,28 @@
-"""What the switch counts, by member, room and relay; when a person hears of blocked frames; a token bucket.
+"""What the switch counts, by member, room and relay; when a person hears of blocked frames, of refusals; token bucket.
 
-Owns: the counters of a switch port and the pace of ``relay.frames-blocked`` events. Must not know: who counts, the
-clock (``now`` is an argument), logging.
+Owns: the counters of a switch port and the pace of ``relay.frames-blocked`` and ``relay.refused`` events.
+Must not know: who counts, the clock (``now`` is an argument), logging.
 
 "In" is from the member to the relay, "out" from the relay to the member.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Hashable, Iterable
 from typing import Final
 
 import attrs
 
 from lanparty.relay.guard import Rule
 
-__all__ = ["BlockedReporter", "PortTally", "TokenBucket"]
+__all__ = ["BlockedReporter", "Pacer", "PortTally", "TokenBucket"]
 
 REPORT_INTERVAL: Final = 10.0
 """Seconds between two events about the same member and rule: enough to act on, too few to fill a disk."""
+PACER_KEYS: Final = 64
+"""Things that a pacer tells apart within ``REPORT_INTERVAL``, and so how many events it lets out in that time, however
+many addresses a stranger has: 6.4 a second."""
 
 
 @attrs.define
@@ -90,7 +94,7 @@ class BlockedReporter:
         """Give the rules to report at ``now``, each with the frames since its last event. For a call each second."""
         result = []
         for rule, count in blocked.items():
-            when, told = self._told.get(rule, (now - REPORT_INTERVAL, 0))
+            when, told = self._told.get(rule, (-math.inf, 0))
             if count > told and now - when >= REPORT_INTERVAL:
                 self._told[rule] = (now, count)
                 result.append((rule, count - told))
@@ -102,6 +106,32 @@ class BlockedReporter:
 
     def _told_of(self, rule: Rule) -> int:
         return self._told.get(rule, (0.0, 0))[1]
+
+
+@attrs.define
+class Pacer:
+    """Which events that strangers cause are due to be told: by key the first at once, then one in 10 s.
+
+    At most ``PACER_KEYS`` keys are remembered; while they are all in use, nothing is told of others.
+    """
+
+    _told: dict[Hashable, tuple[float, int]] = attrs.field(factory=dict)
+    """When the last event was, and how many there were since that were not told; oldest first."""
+
+    def due(self, key: Hashable, now: float) -> int:
+        """Note one event of ``key`` at ``now``, seconds; give how many to report: those since the last report, or 0."""
+        when, untold = self._told.get(key, (-math.inf, 0))
+        if now - when < REPORT_INTERVAL:
+            self._told[key] = (when, untold + 1)
+            return 0
+        self._told.pop(key, None)
+        if len(self._told) >= PACER_KEYS:
+            oldest = next(iter(self._told))
+            if now - self._told[oldest][0] < REPORT_INTERVAL:
+                return 0
+            del self._told[oldest]
+        self._told[key] = (now, 0)
+        return untold + 1
 
 
 @attrs.define

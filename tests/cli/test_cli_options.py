@@ -86,7 +86,6 @@ def test_bad_listen(text, says):
     [
         ("relay.example", "relay.example", 443, False, "relay.example:443"),
         ("relay.example:4433", "relay.example", 4433, False, "relay.example:4433"),
-        ("relay.example.", "relay.example.", 443, False, "relay.example.:443"),
         ("localhost", "localhost", 443, False, "localhost:443"),
         ("my_relay-2.lan:1", "my_relay-2.lan", 1, False, "my_relay-2.lan:1"),
         ("3com.example", "3com.example", 443, False, "3com.example:443"),
@@ -99,6 +98,8 @@ def test_bad_listen(text, says):
         ("[2001:db8::1]:4433", "2001:db8::1", 4433, True, "[2001:db8::1]:4433"),
         ("::1", "::1", 443, True, "[::1]:443"),
         ("fe80::1%eth0", "fe80::1%eth0", 443, True, "[fe80::1%eth0]:443"),
+        ("relay.example.", "relay.example", 443, False, "relay.example:443"),
+        ("relay.example.:4433", "relay.example", 4433, False, "relay.example:4433"),
     ],
 )
 def test_good_relay(text, host, port, literal, shown):
@@ -126,6 +127,8 @@ def test_good_relay(text, host, port, literal, shown):
         ),
         *(
             "a..b",
+            "a..",
+            "203.0.113.10.",
             ".a",
             "a" * 64,
             ".".join(["a" * 63] * 5),

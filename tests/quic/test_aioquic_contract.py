@@ -7,6 +7,7 @@ import inspect
 from importlib.metadata import version
 
 import pytest
+from aioquic import tls
 from aioquic.quic import connection as aioquic_connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
@@ -83,6 +84,7 @@ def test_attributes_of_streams():
         ("_write_stream_limits", ["self", "builder", "space", "stream"]),
         ("_write_connection_limits", ["self", "builder", "space"]),
         ("_handle_crypto_frame", ["self", "context", "frame_type", "buf"]),
+        ("_initialize", ["self", "peer_cid"]),
         ("datagrams_to_send", ["self", "now"]),
         ("get_timer", ["self"]),
         ("handle_timer", ["self", "now"]),
@@ -153,3 +155,11 @@ def test_hazard_still_there_the_peers_limit_is_not_checked():
         client.receive_datagram(packet, "server", 1.0)
     assert client._close_event is not None
     assert client._close_event.error_code == 0xA
+
+
+def test_a_clients_certificate_is_verified_by_a_method_that_asks_for_the_proof_of_the_key_first(quic):
+    source = inspect.getsource(tls.Context._client_handle_certificate_verify)
+    assert source.index("_check_certificate_verify_signature(verify)") < source.index("_verify_mode != ssl.CERT_NONE")
+    source = inspect.getsource(tls.verify_certificate)
+    assert source.index("# verify dates") < source.index("# verify subject") < source.index("X509StoreContextError")
+    assert {"_cadata", "_peer_certificate", "_peer_certificate_chain", "_server_name"} <= vars(quic.tls).keys()

@@ -8,7 +8,8 @@ from aioquic import tls
 from aioquic.buffer import encode_uint_var
 from quic_world import DELAY, SERVER, START, SimClient, World, trust
 
-from lanparty.quic.connection import Closed, ConnectionLost
+from lanparty.obs.log import captured
+from lanparty.quic.connection import Closed, ConnectionLost, UdpPath
 from lanparty.quic.internals import Quic, client_configuration, short_reason
 from lanparty.quic.settings import CONTROL_WINDOW, GOODBYES, IDLE_TIMEOUT, QUEUE_AGE, QUEUE_BYTES, SEND_BUFFER
 from lanparty.quic.trust import DEV_SERVER_NAME
@@ -473,3 +474,67 @@ def test_time_comes_from_outside():
     assert client.rtt == pytest.approx(2 * DELAY, abs=0.005)
     assert world.now == START + 0.5
     assert client.remote == SERVER
+
+
+@pytest.mark.parametrize(
+    "method", ["receive_datagram", "next_event", "datagrams_to_send", "send_allowance", "get_timer", "handle_timer"]
+)
+def test_a_mistake_in_one_connection_ends_that_one_and_no_other(method, monkeypatch):
+    world = World()
+    first, second = world.client(("192.0.2.1", 1)), world.client(("192.0.2.2", 2))
+    world.run(0.5)
+    broken, sound = sorted(world.accepted, key=lambda connection: connection.remote)
+
+    def fail(*_args, **_kwargs):
+        raise RuntimeError("a mistake")
+
+    with captured() as events:
+        monkeypatch.setattr(broken._quic, method, fail)
+        first.connection.send_datagrams([b"x"])
+        first.connection.flush()
+        broken.send_datagrams([b"y"])
+        broken.flush()
+        for _ in range(15):  # longer than the idle time-out, for what only a timer calls
+            second.connection.send_datagrams([b"still here"])
+            second.connection.flush()
+            world.run(1)
+        broken.flush()
+        broken.close()
+    assert broken.closed is not None
+    assert broken.closed.transport
+    assert broken._finished.is_set()
+    assert world.table.counters["internal_error"] >= 1
+    assert world.table.counters["hostile_input"] == 0
+    (event,) = [event for event in events if event["event"] == "program.task-failed"]
+    assert "192.0.2.1" in event["message"]
+    assert "RuntimeError: a mistake" in event["message"]
+    assert "Traceback" in event["traceback"]
+    assert sound.closed is None
+    assert world.received.count(b"still here") == 15
+    assert broken not in world.table.connections
+
+
+def test_a_mistake_in_closing_does_not_come_out(monkeypatch):
+    world = World()
+    _client, server = world.pair()
+
+    def fail(*_args, **_kwargs):
+        raise RuntimeError("a mistake")
+
+    with captured():
+        monkeypatch.setattr(server._quic, "close", fail)
+        server.close(1, "enough")
+        world.run(1)
+    assert server.closed == Closed(1, "enough", by_peer=False, timed_out=False)
+    assert server._finished.is_set()
+    assert world.table.counters["internal_error"] == 1
+
+
+def test_mistakes_are_all_counted_and_told_once_in_ten_seconds():
+    world = World()
+    with captured() as events:
+        for _ in range(25):
+            world.table.internal_error(UdpPath(("2001:db8::1", 5)), RuntimeError("a mistake"))
+            world.now += 1
+    assert world.table.counters["internal_error"] == 25
+    assert len(events) == 3

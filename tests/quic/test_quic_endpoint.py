@@ -13,7 +13,11 @@ from functools import partial
 import attrs
 import pytest
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from quic_world import identity, trust
 
 from lanparty.obs.errors import ConnectionFailedError, MachineError, UntrustedError
@@ -224,6 +228,69 @@ async def test_wrong_certificate():
         assert isinstance(error, UntrustedError)
         assert "told to trust" in str(error)
         assert not running.connections
+
+
+def issue(name: str, issuer: ServerIdentity | None, *, ca: bool, days: int = 0) -> ServerIdentity:
+    """A certificate for ``name`` signed by ``issuer``, or by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    start = datetime.now(UTC) - timedelta(days=1 - days)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .sign(issuer.private_key if issuer else key, hashes.SHA256())
+    )
+    chain = () if issuer is None else (issuer.certificate, *issuer.chain)
+    return ServerIdentity(certificate, key, chain)
+
+
+def pin(*identities: ServerIdentity) -> Trust:
+    return Trust(b"".join(identity.certificate.public_bytes(Encoding.PEM) for identity in identities))
+
+
+async def test_pinned_may_be_the_relays_own_certificate_its_authority_or_any_between():
+    root = issue("root", None, ca=True)
+    between = issue("between", root, ca=True)
+    who = issue(DEV_SERVER_NAME, between, ca=False)
+    stranger = issue("stranger", None, ca=True)
+    async with relay(who=who) as running:
+        for trusted in (pin(root), pin(between), pin(who), pin(stranger, who)):
+            async with trio.open_nursery() as nursery:
+                (await nursery.start(driver(running.port, trust=trusted))).close()
+        twin = issue(DEV_SERVER_NAME, between, ca=False)
+        for trusted in (pin(stranger), pin(twin)):
+            error = await failure(running.port, trust=trusted)
+            assert isinstance(error, UntrustedError)
+            assert "told to trust" in str(error)
+        error = await failure(running.port, trust=pin(who), server_name="other.example")
+        assert isinstance(error, UntrustedError)
+        assert f"is not for other.example but for {DEV_SERVER_NAME}" in str(error)
+
+
+@pytest.mark.parametrize(("days", "text"), [(-60, "has expired"), (30, "is not valid yet")])
+async def test_a_pinned_certificate_of_an_authority_must_be_in_time(days, text):
+    who = issue(DEV_SERVER_NAME, issue("root", None, ca=True), ca=False, days=days)
+    async with relay(who=who) as running:
+        error = await failure(running.port, trust=pin(who))
+        assert isinstance(error, UntrustedError)
+        assert text in str(error)
+
+
+async def test_a_pinned_certificate_is_no_authority_and_needs_its_key():
+    who = issue(DEV_SERVER_NAME, issue("root", None, ca=True), ca=False)
+    child = issue(DEV_SERVER_NAME, who, ca=False)
+    thief = attrs.evolve(who, private_key=child.private_key)
+    for false in (child, thief):
+        async with relay(who=false) as running:
+            assert isinstance(await failure(running.port, trust=pin(who)), UntrustedError)
+            assert not running.connections
 
 
 async def test_wrong_name_says_both_names():

@@ -5,8 +5,9 @@ import stat
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aioquic import tls
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import dsa, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -18,6 +19,7 @@ from lanparty.obs.errors import UsageError
 from lanparty.obs.log import captured
 from lanparty.quic.trust import (
     DEV_SERVER_NAME,
+    _load_key,
     certificate_names,
     load_certificate,
     load_dev_certificate,
@@ -206,3 +208,54 @@ def test_given_key_with_passphrase_of_wrong_kind_or_garbage(given):
 
 def test_names_of_no_certificate():
     assert certificate_names(None) == []
+
+
+@pytest.mark.parametrize("curve", [ec.SECP521R1(), ec.SECP256K1()], ids=lambda curve: curve.name)
+def test_given_key_on_a_curve_that_nobody_signs_with(given, curve):
+    _identity, _chain, cert, key = given
+    key.write_bytes(pem_of_key(ec.generate_private_key(curve)))
+    with pytest.raises(UsageError, match=f"curve {curve.name}.*P-256 or P-384"):
+        load_certificate(cert, key, now=NOW)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ec.generate_private_key(ec.SECP256R1()),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        lambda: rsa.generate_private_key(65537, 2048),
+        ed25519.Ed25519PrivateKey.generate,
+        ed448.Ed448PrivateKey.generate,
+    ],
+    ids=["P-256", "P-384", "RSA", "Ed25519", "Ed448"],
+)
+def test_aioquic_signs_with_every_key_that_is_accepted(tmp_path, make):
+    file = tmp_path / "key.pem"
+    file.write_bytes(pem_of_key(make()))
+    context = tls.Context(is_client=False)
+    context.certificate_private_key = _load_key(file)
+    assert context._signature_algorithms_for_private_key()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0", "loop/x"])
+def test_names_that_the_system_does_not_take_are_wrong_usage(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    for load in (load_dev_certificate, load_pinned):
+        with pytest.raises(UsageError, match="Cannot read the certificate file"):
+            load(tmp_path / name)
+
+
+def test_a_directory_that_may_not_be_searched_is_wrong_usage(path, monkeypatch):
+    def forbidden(self, **_kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.stat", forbidden)
+    with pytest.raises(UsageError, match=r"Cannot read the certificate file .*: Permission denied"):
+        load_dev_certificate(path)
+
+
+def test_a_key_whose_name_is_too_long_is_wrong_usage(tmp_path):
+    path = tmp_path / ("x" * 253)  # with .key behind it 257
+    path.write_bytes(make_identity([DEV_SERVER_NAME], NOW).certificate.public_bytes(Encoding.DER))
+    with pytest.raises(UsageError, match=r"Cannot read the private key file .*name too long"):
+        load_dev_certificate(path)

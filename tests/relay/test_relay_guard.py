@@ -202,6 +202,10 @@ BAD: dict[str, tuple[bytes, int, Rule]] = {
     "ihl 15": (ipv4(udp(67, 68, OFFER), options=bytes([1]) * 40), IPV4, Rule.DHCP_SERVER),
     "first fragment": (ipv4(udp(67, 68, OFFER), fragment=0x2000), IPV4, Rule.DHCP_SERVER),
     "first fragment, 8 bytes": (ipv4(udp(67, 68, b""), fragment=0x2000), IPV4, Rule.DHCP_SERVER),
+    "first fragment to 67, op in the next": (ipv4(udp(1234, 67, b""), fragment=0x2000), IPV4, Rule.DHCP_SERVER),
+    "first fragment from 68, op in the next": (ipv4(udp(68, 67, b""), fragment=0x2000), IPV4, Rule.DHCP_SERVER),
+    "first fragment to 67, padded": (ipv4(udp(68, 67, b""), fragment=0x2000) + DISCOVER, IPV4, Rule.DHCP_SERVER),
+    "first fragment of 16 bytes, reply": (ipv4(udp(1234, 67, OFFER[:8]), fragment=0x2000), IPV4, Rule.DHCP_SERVER),
     "reserved bit": (ipv4(udp(67, 68, OFFER), fragment=0x8000), IPV4, Rule.DHCP_SERVER),
     "tiny fragment": (ipv4(udp(67, 68, b"")[:7], fragment=0x2000), IPV4, Rule.IPV4_HEADER),
     "udp of 4 bytes": (ipv4(udp(67, 68)[:4]), IPV4, Rule.IPV4_HEADER),
@@ -264,6 +268,8 @@ BAD: dict[str, tuple[bytes, int, Rule]] = {
 
 GOOD: dict[str, tuple[bytes, int]] = {
     "discover": (ipv4(udp(68, 67, DISCOVER)), IPV4),
+    "discover in fragments": (ipv4(udp(68, 67, DISCOVER), fragment=0x2000), IPV4),
+    "empty to 67, padding that looks like a reply": (ipv4(udp(68, 67, b"")) + OFFER, IPV4),
     "game broadcast": (ipv4(udp(6112, 6112)), IPV4),
     "minecraft": (ipv4(udp(50000, 4445)), IPV4),
     "payload that looks like an offer": (ipv4(udp(1000, 1000, OFFER)), IPV4),

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from lanparty.cli.options import ListenAddress, parse
+from lanparty.obs import events
 from lanparty.obs.errors import UsageError
+from lanparty.obs.log import LEVELS
 from lanparty.relay.options import RelaySettings, build_parser, settings_from
 from lanparty.relay.rooms import RoomLimits
 
@@ -83,3 +85,14 @@ def test_wrong_command_lines(argv: list[str], words: list[str]) -> None:
         settings(*argv)
     assert all(word in str(raised.value) for word in words)
     assert "\n" not in str(raised.value)
+
+
+def test_names_of_the_certificate_lose_their_final_dot() -> None:
+    options = build_parser().parse_args(["--dev-cert-der-out", "x", "--dev-cert-name", "play.example."])
+    assert settings_from(options).dev_names == ("play.example",)
+
+
+def test_statistics_are_shown_each_minute_at_the_default_log_level() -> None:
+    options = build_parser().parse_args(["--dev-cert-der-out", "x"])
+    assert settings_from(options).stats_interval == 60
+    assert LEVELS[options.log_level] <= events.RELAY_STATS.level

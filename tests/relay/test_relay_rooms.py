@@ -151,7 +151,19 @@ def test_a_first_member_that_carries_next_to_nothing_opens_no_room() -> None:
     admit(rooms, client(1), 594)
 
 
-def test_with_fragments_any_budget_will_do() -> None:
+@pytest.mark.parametrize("fragments", [True, False])
+@pytest.mark.parametrize("budget", [0, 13, 255])
+def test_a_connection_with_tiny_datagrams_is_refused_whatever_its_hello_claims(budget: int, fragments: bool) -> None:
+    rooms = Rooms(RoomLimits(fragments=fragments))
+    refused = refuse(rooms, client(1), budget)
+    assert (refused.code, refused.holder) == (RejectCode.MTU_TOO_SMALL, None)
+    assert f"datagrams of {budget} bytes" in refused.text
+    assert "256" in refused.text
+    admit(rooms, client(2), BUDGET)
+    assert refuse(rooms, client(1), budget).code is RejectCode.MTU_TOO_SMALL
+
+
+def test_with_fragments_any_budget_from_256_will_do() -> None:
     rooms = Rooms()
     admit(rooms, client(1), 9000)
     admit(rooms, client(2), 256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lanparty.relay.guard import Rule
-from lanparty.relay.tally import REPORT_INTERVAL, BlockedReporter, PortTally, TokenBucket
+from lanparty.relay.tally import PACER_KEYS, REPORT_INTERVAL, BlockedReporter, Pacer, PortTally, TokenBucket
 
 
 def test_sums_and_names() -> None:
@@ -49,3 +49,19 @@ def test_a_bucket_fills_at_its_rate_up_to_its_burst(after: float, more: int) -> 
     bucket = TokenBucket(rate=10, burst=20)
     assert sum(bucket.take(50.0) for _ in range(100)) == 20
     assert sum(bucket.take(50.0 + after) for _ in range(100)) == more
+
+
+def test_a_pacer_tells_each_key_at_once_then_once_in_an_interval_how_many_there_were() -> None:
+    pacer = Pacer()
+    assert [pacer.due("a", 0.1 * n) for n in range(50)] == [1] + [0] * 49
+    assert pacer.due("b", 5.0) == 1
+    assert pacer.due("a", REPORT_INTERVAL) == 50
+    assert pacer.due("a", 2 * REPORT_INTERVAL) == 1
+
+
+def test_a_pacer_remembers_and_tells_little_however_many_keys_there_are() -> None:
+    pacer = Pacer()
+    assert sum(pacer.due(key, key / 1e6) for key in range(100_000)) == PACER_KEYS
+    assert len(pacer._told) == PACER_KEYS
+    assert pacer.due("later", REPORT_INTERVAL + 1) == 1
+    assert len(pacer._told) == PACER_KEYS
