@@ -30,6 +30,7 @@ from lanparty.link.netlink import Netlink, open_netlink
 from lanparty.link.pin import RelayPin
 from lanparty.link.repair import repair
 from lanparty.obs import events
+from lanparty.obs.errors import MachineError
 from lanparty.obs.framelog import FrameLog
 from lanparty.obs.log import log
 from lanparty.uplink.loop import UplinkLoop
@@ -56,6 +57,7 @@ async def amain(options: argparse.Namespace, stop: trio.Event) -> None:
             directory = state_directory()
             for what in await repair(directory, netlink):
                 log(events.REPAIRED, what=what)
+            await _check_name(options.tap, netlink)
             journal = Journal(directory)
             async with _relay_pin(netlink, journal, options.tap) as pin, trio.open_nursery() as links:
                 tunnel = Tunnel(framelog=FrameLog.when(options.frame_log))
@@ -71,6 +73,17 @@ async def amain(options: argparse.Namespace, stop: trio.Event) -> None:
                     await loop.stop("the player left")
                     uplink.cancel_scope.cancel()
                 links.cancel_scope.cancel()
+
+
+async def _check_name(tap: str | None, netlink: Netlink) -> None:
+    """Refuse a --tap that names an interface of this machine. Raises MachineError.
+
+    Before the adapter is made, because its name is that of a way into the tunnel: the relay is never looked for there.
+    """
+    if tap is None:
+        return
+    if await netlink.link(tap) is not None:
+        raise MachineError(f"this machine has a network interface {tap} already: give another name with --tap")
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,9 @@ MAX_FILE = 4096
 """Bytes. Ours has about 50; a larger file is something else, given by mistake."""
 
 _MODE = 0o600
+_DIRECTORY_TRIES = 50
+_DIRECTORY_PAUSE = 0.01
+"""Seconds between tries. Making a file takes some milliseconds; whoever holds the lock for half a second holds it."""
 
 
 @attrs.frozen
@@ -129,13 +133,11 @@ def _make_if_missing(path: Path, entropy: Callable[[int], bytes]) -> bool:
             "directory's permissions."
         ) from error
     try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _lock_directory(directory):
             raise UsageError(
                 f"Another program holds a lock on {path.parent.absolute()}, perhaps a client that makes the same "
                 "identity file now: start again, or give another file with --identity."
-            ) from error
+            )
         if _exists(path):
             return False
         atomic_write(path, encode_identity(MacAddress.generate(entropy(6))), _MODE)
@@ -147,6 +149,18 @@ def _make_if_missing(path: Path, entropy: Callable[[int], bytes]) -> bool:
     finally:
         os.close(directory)
     return True
+
+
+def _lock_directory(descriptor: int) -> bool:
+    """Lock it, waiting a little: two clients that start together may keep different files in one directory."""
+    for _ in range(_DIRECTORY_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_DIRECTORY_PAUSE)
+        else:
+            return True
+    return False
 
 
 def _exists(path: Path) -> bool:

@@ -4,7 +4,8 @@
     adapter -> room   pump_device -> Tunnel.transmit
 
 Steps at an admission: the first one makes the adapter (down), prepares the address set-up, then brings it up; later
-ones only compare the MTU. Each time, frames flow after that, never before.
+ones only compare the MTU. Each time, frames flow after that, never before. An admission that is cancelled between two
+steps leaves what it made, and the next one goes on from there.
 
 Owns: the adapter and the tasks that belong to it, in the nurseries that app.py gives.
 Must not know: QUIC, DHCP, the order in which the program starts and stops (app.py).
@@ -25,6 +26,8 @@ from lanparty.link.journal import Journal
 from lanparty.link.netlink import Netlink
 from lanparty.link.pin import RelayPin
 from lanparty.obs import events
+from lanparty.obs.diagnostics import DeviceState, News, device_sentences
+from lanparty.obs.errors import MachineError
 from lanparty.obs.log import log
 from lanparty.proto.mac import format_mac
 from lanparty.uplink.pump import drain_device, pump_device
@@ -34,6 +37,9 @@ __all__ = ["Adapters", "HostAdapters", "Network", "Player", "tunnel_interfaces"]
 
 MAX_TAPS = 64
 """Adapters of our naming that a machine may have: one for each client that runs on it."""
+
+DIAGNOSE = 15.0
+"""Seconds between looks at the adapter's counters: nothing they tell is urgent."""
 
 
 def tunnel_interfaces(tap: str | None) -> frozenset[str]:
@@ -77,6 +83,10 @@ class Adapters(Protocol):
 
     async def set_mtu(self, device: EthernetDevice, mtu: int) -> None:
         """Change an adapter's MTU."""
+        ...
+
+    async def is_up(self, device: EthernetDevice) -> bool:
+        """Whether an adapter is set up to carry frames."""
         ...
 
     async def pin_relay(self, address: str) -> None:
@@ -125,6 +135,14 @@ class HostAdapters:
         """See `Adapters`. Raises MachineError."""
         await self._netlink.set_link(device.name, mtu=mtu)
 
+    async def is_up(self, device: EthernetDevice) -> bool:
+        """See `Adapters`."""
+        try:
+            link = await self._netlink.link(device.name)
+        except MachineError:
+            return True  # The kernel is busy: asked again next time, and not worth a warning of ours.
+        return link is not None and link.up
+
     async def pin_relay(self, address: str) -> None:
         """See `Adapters`. Raises ConnectionFailedError (no route), MachineError."""
         await self._pin.pin(address)
@@ -144,14 +162,16 @@ class Player:
         self._tunnel = tunnel
         self._links = links
         self._house = house
+        self._up = False
         self._mtu = 0
         self._longest = 0
         self._first = True
+        self._house_since = 0.0
         self._gateways: set[int] = set()
 
     def drain(self) -> None:
         """Send what the address set-up's farewell left in the adapter. Raises DeviceGoneError."""
-        if self.device is not None:
+        if self.device is not None and self._up:
             drain_device(self.device, self._tunnel)
 
     # The uplink's calls
@@ -162,19 +182,24 @@ class Player:
 
     async def on_admitted(self, welcome: Welcome) -> None:
         """Make the adapter, or fit it to the room. Raises MachineError."""
+        mtu = welcome.effective_mtu
         if self.device is None:
-            self.device = await self._make_adapter(welcome.effective_mtu)
-        elif welcome.effective_mtu != self._mtu:
+            self.device = device = await self._links.start(self._adapters.keep, self._mac, mtu)
+            self._tunnel.device_counters = lambda: device.counters
+        elif mtu != self._mtu:
             # No frame flows now: the tunnel is attached when we return.
-            await self._adapters.set_mtu(self.device, welcome.effective_mtu)
-            log(
-                events.CLIENT_MTU_CHANGED,
-                interface=self.device.name,
-                mtu=welcome.effective_mtu,
-                before=self._mtu,
-            )
-        self._mtu = welcome.effective_mtu
-        self._longest = welcome.effective_mtu + ETHERNET_HEADER
+            await self._adapters.set_mtu(self.device, mtu)
+            log(events.CLIENT_MTU_CHANGED, interface=self.device.name, mtu=mtu, before=self._mtu)
+        self._mtu = mtu
+        self._longest = mtu + ETHERNET_HEADER
+        if self.network is None:
+            self.network = await self._start_network(self.device)
+        if not self._up:
+            await self._adapters.set_up(self.device)
+            self._up = True
+            self._links.start_soon(pump_device, self.device, self._tunnel)
+            self._links.start_soon(self._watch_adapter, self.device)
+            log(events.CLIENT_TAP, interface=self.device.name, mac=format_mac(self.device.mac), mtu=mtu)
 
     def on_ready(self, welcome: Welcome) -> None:
         """Say that frames flow, and whether the house is there."""
@@ -207,7 +232,10 @@ class Player:
             self._tell_of_gateway()
 
     def on_lost(self, reason: str) -> None:
-        """Keep everything: the adapter, its MAC and its lease outlive the session."""
+        """Keep the adapter, its MAC and its lease: they outlive the session. But the house cannot be reached now."""
+        self._gateways.clear()
+        if self.network is not None:
+            self.network.gateway_present(False)
 
     def on_frames(self, frames: list[tuple[int, bytes]], now: float) -> None:
         """Room -> adapter."""
@@ -219,22 +247,34 @@ class Player:
             self._tunnel.counters.drop("room-length", len(frames) - len(passed))
         device.write_batch(passed)
 
-    async def _make_adapter(self, mtu: int) -> EthernetDevice:
-        device: EthernetDevice = await self._links.start(self._adapters.keep, self._mac, mtu)
-        self._tunnel.device_counters = lambda: device.counters
-        self.network = network = self._adapters.network(device)
+    async def _start_network(self, device: EthernetDevice) -> Network:
+        network = self._adapters.network(device)
         if self._house.cancel_scope.cancel_called:
             await trio.sleep_forever()  # The program stops: whoever stops it cancels us next.
         network.gateway_present(False)  # Until frames flow, nobody could hear a question.
         # Before it is up: what the kernel must not do with the house's router advertisements is settled by then.
         await self._house.start(network.run)
-        await self._adapters.set_up(device)
-        self._links.start_soon(pump_device, device, self._tunnel)
-        log(events.CLIENT_TAP, interface=device.name, mac=format_mac(device.mac), mtu=mtu)
-        return device
+        return network
+
+    async def _watch_adapter(self, device: EthernetDevice) -> None:
+        """Say what the adapter's counters tell of games, firewalls and hypervisors that swallow frames."""
+        news = News()
+        while True:
+            await trio.sleep(DIAGNOSE)
+            counters = device.counters
+            state = DeviceState(
+                name=device.name,
+                is_up=await self._adapters.is_up(device),
+                frames_read=counters.frames_in,
+                frames_written=counters.frames_out,
+                seconds=trio.current_time() - self._house_since if self._gateways else 0.0,
+            )
+            for sentence in news.of(device_sentences(state)):
+                log(events.DIAGNOSIS, text=sentence)
 
     def _tell_of_gateway(self) -> None:
         present = bool(self._gateways)
+        self._house_since = trio.current_time()
         log(events.GATEWAY_PRESENT if present else events.GATEWAY_MISSING)
         if self.network is not None:
             self.network.gateway_present(present)

@@ -20,8 +20,10 @@ import trio
 
 from lanparty.ctrl.messages import Role
 from lanparty.gateway.bridge import Bridge
+from lanparty.link.journal import state_directory
 from lanparty.link.lan import LanLink
 from lanparty.link.netlink import open_netlink
+from lanparty.link.repair import repair
 from lanparty.obs import events
 from lanparty.obs.framelog import FrameLog
 from lanparty.obs.log import log
@@ -40,6 +42,8 @@ async def amain(options: argparse.Namespace, stop: trio.Event) -> None:
     """
     settings = settings_from(options, role=Role.GATEWAY)
     async with open_netlink() as netlink, trio.open_nursery() as services:
+        for what in await repair(state_directory(), netlink):
+            log(events.REPAIRED, what=what)
         lan = LanLink(options.interface, on_frames=_nobody_there)
         tunnel = Tunnel(framelog=FrameLog.when(options.frame_log))
         tunnel.device_counters = lambda: lan.counters

@@ -29,7 +29,6 @@ class TunnelCounters:
     datagram_bytes_out: int = 0
     pieces_in: int = 0
     """Datagrams that carried a piece of a frame."""
-    pieces_out: int = 0
     queue_dropped: int = 0
     """Outgoing datagrams dropped, oldest first, because the queue was full."""
     queue_expired: int = 0
@@ -38,12 +37,6 @@ class TunnelCounters:
     """Outgoing datagrams larger than the connection carries, or frames that cannot be cut to fit."""
     unadmitted_dropped: int = 0
     """Datagrams that came before the endpoint was admitted."""
-    malformed_dropped: int = 0
-    """Incoming datagrams that are no overlay datagrams."""
-    reassembly_dropped: int = 0
-    """Incoming frames of which a piece was missing, late or contradictory."""
-    device_dropped: int = 0
-    """Incoming frames that the TAP or the network card did not take."""
     not_connected_dropped: int = 0
     """Frames of this machine that found no session to go out by."""
     mss_clamped: int = 0
@@ -68,6 +61,12 @@ class TunnelCounters:
     def as_dict(self) -> dict[str, int]:
         """Every counter by name, as it travels in ``stats``; other drops as ``dropped.REASON``."""
         return dict(self._numbers()) | {f"dropped.{reason}": count for reason, count in self.other_dropped.items()}
+
+    def since(self, before: TunnelCounters) -> TunnelCounters:
+        """Return what was counted after ``before``, an earlier copy of these counters."""
+        numbers = {name: value - getattr(before, name) for name, value in self._numbers()}
+        others = {reason: count - before.other_dropped.get(reason, 0) for reason, count in self.other_dropped.items()}
+        return TunnelCounters(**numbers, other_dropped=others)
 
     def _numbers(self) -> list[tuple[str, int]]:
         return [(name, getattr(self, name)) for name in _NUMBERS]

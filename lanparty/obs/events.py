@@ -88,7 +88,7 @@ STOPPED = Event("program.stopped", "Stopped.")
 REPAIRED = Event("program.repaired", "Put right what an earlier run left behind: {what}.")
 LIBRARY = Event("library.message", "{library}: {text}")
 """A message of a library's own logger; the level is the library's."""
-DIAGNOSIS = Event("program.diagnosis", "{text}", logging.WARNING)
+DIAGNOSIS = Event("program.diagnosis", "Something is not well: {text}.", logging.WARNING)
 """A sentence of ``lanparty.obs.diagnostics``."""
 TASK_FAILED = Event("program.task-failed", "{what} failed and goes on: {text}", logging.WARNING)
 STATS = Event(
@@ -160,12 +160,6 @@ GATEWAY_LAN_DOWN = Event(
     logging.WARNING,
 )
 GATEWAY_LAN_UP = Event("gateway.lan-up", "{interface} is up.")
-GATEWAY_LOOP = Event(
-    "gateway.loop",
-    "A frame of player MAC {mac} came from the house LAN itself on {interface}: the player is at home with the tunnel "
-    "still up, or the LAN is bridged onto itself. Stop one of the two ways.",
-    logging.WARNING,
-)
 
 # --- client --------------------------------------------------------------------------------------------------------
 
@@ -206,10 +200,6 @@ CLIENT_ADDRESS_LOST = Event(
 CLIENT_DEFAULT_ROUTE = Event("client.default-route", "All traffic of this computer now leaves by the house ({router}).")
 CLIENT_DNS = Event("client.dns", "Names are now asked of the house's DNS servers ({servers}).")
 CLIENT_RELAY_PINNED = Event("client.relay-pinned", "The relay {address} stays reachable by {interface}.", logging.DEBUG)
-
-# --- demo ----------------------------------------------------------------------------------------------------------
-
-DEMO_STEP = Event("demo.step", "{text}")
 
 # --- appended by the builders of other parts: one marked section for each role --------------------------------------
 

@@ -9,7 +9,11 @@
     network changed, machine slept               next try at once                  the same
 
 A name that does not resolve is treated as a relay that does not answer: the network of a machine that has just started
-comes up later than this program does.
+comes up later than this program does. Once it has resolved, its addresses are remembered: after a loss the adapter and
+its routes are still there, so the question to the name server may go into the dead tunnel.
+
+A round tries every address of the name, each for its share of the time (`_patience`). The first round is always
+completed, whatever --connect-timeout says.
 
 Owns: the order of tries and their delays. Must not know: what a role does.
 """
@@ -24,14 +28,14 @@ import trio
 
 from lanparty.ctrl.messages import RejectCode, Welcome
 from lanparty.obs import events
-from lanparty.obs.errors import ConnectionFailedError, LanpartyError, RefusedError
+from lanparty.obs.errors import ConnectionFailedError, LanpartyError, MachineError, RefusedError
 from lanparty.obs.log import log
 from lanparty.quic.client import drive
 from lanparty.quic.connection import Connection
 from lanparty.uplink.backoff import Backoff
 from lanparty.uplink.port import Port
-from lanparty.uplink.resolve import prefer, resolve
-from lanparty.uplink.session import Driver, Session, SessionEnd
+from lanparty.uplink.resolve import ResolveError, prefer, resolve
+from lanparty.uplink.session import HANDSHAKE_TIMEOUT, Driver, Session, SessionEnd
 from lanparty.uplink.settings import UplinkSettings
 from lanparty.uplink.tunnel import Tunnel
 from lanparty.uplink.watch import NetworkWatch, Path, watch_gaps
@@ -45,6 +49,15 @@ is not to be asked five times a second."""
 OWN_GHOST = 15.0
 """Seconds for which a refusal may come from our own dead session: the relay gives it up after 5 s of silence, or after
 its idle time-out of 10 s."""
+
+LOOKUP_TIMEOUT = 2.0
+"""Seconds for the name server while there are addresses from an earlier answer: most answer within one."""
+
+WATCH_PAUSE = 5.0
+"""Seconds before the network is watched again after the kernel refused: about what SILENCE needs, so little is lost."""
+
+LEAST_PATIENCE = 1.0
+"""Seconds at least for one address: a handshake is two round trips, with one lost packet repeated after 0.2 s."""
 
 _GHOST_CODES = frozenset(
     code.value for code in (RejectCode.DUPLICATE_MAC, RejectCode.GATEWAY_PRESENT, RejectCode.ROOM_FULL)
@@ -80,9 +93,12 @@ class UplinkLoop:
         self._stopping = trio.Event()
         self._stopped = trio.Event()
         self._kicked = trio.Event()
+        self._known: list[tuple[str, int]] = []
         self._last_good: tuple[str, int] | None = None
         self._last_tried: str | None = None
         self._was_member = False
+        self._watch_failed = False
+        self._give_up_at = math.inf
         self._ghost_until = 0.0
         self._last_failure: ConnectionFailedError | None = None
 
@@ -116,11 +132,13 @@ class UplinkLoop:
         await self._stopped.wait()
 
     async def _keep_trying(self, task_status: trio.TaskStatus[Welcome]) -> None:
-        # The deadline is lifted by the first admission.
-        with trio.CancelScope(deadline=trio.current_time() + self._settings.connect_timeout) as first:
+        # Lifted by the first admission.
+        self._give_up_at = trio.current_time() + self._settings.connect_timeout
+        # Has no deadline during the first round, so that each address has its try.
+        with trio.CancelScope() as first:
 
             def on_welcome(welcome: Welcome) -> None:
-                first.deadline = math.inf
+                self._give_up_at = first.deadline = math.inf
                 log(events.UPLINK_ADMITTED, peer=welcome.peer_id, room=welcome.room, mtu=welcome.effective_mtu)
 
             def on_admitted(_connection: Connection, welcome: Welcome) -> None:
@@ -134,8 +152,10 @@ class UplinkLoop:
                 try:
                     end = await self._round(on_welcome, on_admitted)
                 except (ConnectionFailedError, RefusedError) as failure:
+                    first.deadline = self._give_up_at
                     await self._after_failure(failure)
                 else:
+                    first.deadline = self._give_up_at
                     if end.stopped:
                         return
                     await self._after_session(end, trio.current_time() - began)
@@ -151,6 +171,7 @@ class UplinkLoop:
             reason += " That may be our own earlier connection."
         else:
             raise failure
+        await trio.lowlevel.checkpoint()  # Too late for another try: then none is announced.
         await self._pause(events.UPLINK_WAITING, _sentence(reason))
 
     async def _after_session(self, end: SessionEnd, lasted: float) -> None:
@@ -172,11 +193,13 @@ class UplinkLoop:
 
         Raises ConnectionFailedError when no address admitted us.
         """
-        relay = self._settings.relay
-        log(events.UPLINK_RESOLVING, name=relay.host)
-        addresses = prefer(await self._resolver(relay.host, relay.port), self._last_good)
+        addresses = await self._addresses()
+        # After a loss the first round takes no longer than one address would; those after it are ever more patient.
+        end_at = trio.current_time() + HANDSHAKE_TIMEOUT * max(1, self._backoff.failures)
+        if not self._was_member:
+            end_at = self._give_up_at
         failure: ConnectionFailedError | None = None
-        for address in addresses:
+        for tried, address in enumerate(addresses):
             self._last_tried = address[0]
             log(events.UPLINK_CONNECTING, address=address[0], port=address[1])
 
@@ -191,6 +214,7 @@ class UplinkLoop:
                 on_welcome=on_welcome,
                 on_admitted=admitted,
                 driver=self._driver,
+                handshake_timeout=_patience(end_at - trio.current_time(), len(addresses) - tried),
             )
             try:
                 await self._port.on_connecting(address[0])
@@ -201,6 +225,32 @@ class UplinkLoop:
                     log(events.UPLINK_ATTEMPT_FAILED, address=address[0], port=address[1], reason=str(error))
         assert failure is not None  # resolve() never gives an empty list
         raise failure
+
+    async def _addresses(self) -> list[tuple[str, int]]:
+        """Look the relay's name up; give the addresses to try, in order: those from before if there is no answer now.
+
+        Raises ResolveError when there are none.
+        """
+        relay = self._settings.relay
+        log(events.UPLINK_RESOLVING, name=relay.host)
+        limit = trio.current_time() + LOOKUP_TIMEOUT if self._known else self._give_up_at
+        failure = ResolveError(
+            f"The relay's name {relay.host!r} does not resolve (no name server answers): check --relay and this "
+            "machine's name server."
+        )
+        with trio.move_on_at(limit) as lookup:
+            try:
+                self._known = await self._resolver(relay.host, relay.port)
+            except ResolveError as error:
+                failure = error
+            else:
+                log(events.UPLINK_RESOLVED, name=relay.host, addresses=", ".join(host for host, _ in self._known))
+                return prefer(self._known, self._last_good)
+        if not self._known:
+            raise failure
+        reason = f"no answer within {LOOKUP_TIMEOUT:g} s" if lookup.cancelled_caught else str(failure)
+        log(events.TASK_FAILED, what=f"Looking up {relay.host}", text=f"{_sentence(reason)} Using its last addresses.")
+        return prefer(self._known, self._last_good)
 
     async def _run_session(self, session: Session, address: tuple[str, int]) -> SessionEnd:
         """Run one session, and the watch of the network beside it."""
@@ -226,7 +276,7 @@ class UplinkLoop:
         return end
 
     async def _watch_network(self, watch: NetworkWatch, session: Session, relay: str) -> None:
-        session.end(await watch.wait_changed(Path(relay, local=None)), at_once=True)
+        session.end(await self._change(watch, relay), at_once=True)
 
     async def _pause(self, event: events.Event, reason: str) -> None:
         """Wait the back-off's delay, or less when the network changed, the machine woke up, or we are to stop."""
@@ -240,8 +290,19 @@ class UplinkLoop:
                 nursery.cancel_scope.cancel()
 
     async def _kick_on_change(self, watch: NetworkWatch, relay: str) -> None:
-        log(events.UPLINK_NETWORK_CHANGED, reason=await watch.wait_changed(Path(relay, local=None)))
+        log(events.UPLINK_NETWORK_CHANGED, reason=await self._change(watch, relay))
         self._kicked.set()
+
+    async def _change(self, watch: NetworkWatch, relay: str) -> str:
+        """Wait for a change of the network. While it cannot be watched, only silence shows a dead path."""
+        while True:
+            try:
+                return await watch.wait_changed(Path(relay, local=None))
+            except MachineError as error:
+                if not self._watch_failed:
+                    self._watch_failed = True
+                    log(events.TASK_FAILED, what="Watching this computer's network", text=str(error))
+                await trio.sleep(WATCH_PAUSE)
 
     def _slept(self, seconds: float) -> None:
         if self._session is not None:
@@ -262,6 +323,11 @@ class UplinkLoop:
             f"The relay {relay.host} does not answer on UDP port {relay.port}: check the address, that the relay runs, "
             f"and that no firewall on the way blocks UDP. {tried}"
         )
+
+
+def _patience(seconds: float, left: int) -> float:
+    """Give the seconds for the next address's handshake, when ``seconds`` are there for the ``left`` addresses."""
+    return round(min(HANDSHAKE_TIMEOUT, max(LEAST_PATIENCE, seconds / left)), 1)
 
 
 def _sentence(text: str) -> str:

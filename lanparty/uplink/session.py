@@ -48,8 +48,8 @@ from lanparty.uplink.tunnel import Tunnel
 __all__ = ["Session", "SessionEnd"]
 
 HANDSHAKE_TIMEOUT = 4.0
-"""Seconds for one address's QUIC handshake. With the longest back-off before it, still below the 10 s in which a member
-is to be back after the relay restarted."""
+"""Seconds at most for the QUIC handshake with one address. With the longest back-off before it, still below the 10 s in
+which a member is to be back after the relay restarted."""
 
 ADMISSION_TIMEOUT = 5.0
 """Seconds from the handshake to the relay's answer: the same as the relay gives us for the hello."""
@@ -98,7 +98,7 @@ class Driver(Protocol):
         handshake_timeout: float = ...,
         task_status: trio.TaskStatus[Connection] = ...,
     ) -> None:
-        """Run one connection; started(connection) after the handshake."""
+        """Run one connection; started(connection) after the handshake. Raises ConnectionLost only after that."""
         ...
 
 
@@ -114,6 +114,7 @@ class Session:
         on_welcome: Callable[[Welcome], None] = lambda _welcome: None,
         on_admitted: Callable[[Connection, Welcome], None] = lambda _connection, _welcome: None,
         driver: Driver = drive,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
         """``on_welcome`` is called when the relay said yes, ``on_admitted`` when frames flow."""
         self.admitted = False
@@ -123,6 +124,7 @@ class Session:
         self._on_welcome = on_welcome
         self._on_admitted = on_admitted
         self._driver = driver
+        self._handshake_timeout = handshake_timeout
         self._work = trio.CancelScope()
         self._end: SessionEnd | None = None
         self._failure: LanpartyError | None = None
@@ -166,18 +168,17 @@ class Session:
                     address,
                     server_name=self._settings.server_name,
                     trust=self._settings.trust,
-                    handshake_timeout=HANDSHAKE_TIMEOUT,
+                    handshake_timeout=self._handshake_timeout,
                     task_status=task_status,
                 )
             except ConnectionLost as lost:
-                # Before started() or after it; _lost knows by whether we were admitted.
+                # Not raised: started() was called, so it would leave this nursery, wrapped in a group.
                 self._lost(lost.closed)
-                if not self.admitted:
-                    raise ConnectionFailedError(str(self._failure)) from lost
 
         try:
             with self._work:
                 connection: Connection = await nursery.start(run_driver)
+                log(events.UPLINK_CONNECTED, address=address[0], port=address[1])
                 return connection
         except LanpartyError as error:
             self._fail(error)
@@ -369,6 +370,8 @@ class Session:
             await trio.sleep(STATS)
             counters = self._tunnel.as_dict()
             log(events.STATS, dropped=self._tunnel.dropped, **counters)
+            for sentence in self._tunnel.diagnose():
+                log(events.DIAGNOSIS, text=sentence)
             await self._send(connection, Stats(counters=counters))
 
     async def _goodbye(self, connection: Connection, end: SessionEnd) -> None:

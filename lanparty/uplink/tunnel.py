@@ -22,6 +22,7 @@ import attrs
 
 from lanparty.link.device import DeviceCounters
 from lanparty.obs.counters import TunnelCounters
+from lanparty.obs.diagnostics import News, tunnel_sentences
 from lanparty.obs.framelog import FrameLog
 from lanparty.proto import mtu
 from lanparty.proto.fragments import Reassembler
@@ -87,6 +88,9 @@ class Tunnel:
         self.device_counters: Callable[[], DeviceCounters] | None = None
         """Gives the counters of the role's device, which travel with ours."""
         self._framelog = framelog
+        self._news = News()
+        self._diagnosed = TunnelCounters()
+        self._diagnosed_device = 0
         self._attached: _Attached | None = None
 
     @property
@@ -198,6 +202,14 @@ class Tunnel:
         if self._attached is not None:
             flat |= self._attached.meter.as_dict()
         return flat
+
+    def diagnose(self) -> list[str]:
+        """Give sentences about what went wrong since the call before, each kind only when it is new."""
+        totals = self._totals()
+        device = 0 if self.device_counters is None else self.device_counters().write_dropped
+        recent, recent_device = totals.since(self._diagnosed), device - self._diagnosed_device
+        self._diagnosed, self._diagnosed_device = totals, device
+        return self._news.of(tunnel_sentences(recent, recent_device))
 
     @property
     def dropped(self) -> int:

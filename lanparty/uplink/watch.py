@@ -84,10 +84,12 @@ class NetlinkWatch:
         self._netlink = netlink
 
     async def wait_changed(self, path: Path) -> str:
-        """Wait until the way of ``path`` is not what it is now.
+        """Wait until the way of ``path`` is not what it is now: for ever, when it has a zone (RFC 4007 section 11).
 
         Raises MachineError: the kernel gives no notifications.
         """
+        if "%" in path.relay:
+            await trio.sleep_forever()  # It is reached by its zone's interface or not at all: there is no other way.
         with self._netlink.watch() as changes:
             # Subscribed before the first look, so that nothing between the two is missed.
             known = await self._way(path.relay)

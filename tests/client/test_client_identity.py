@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 
 import pytest
@@ -207,3 +208,25 @@ def test_killed_at_any_step_of_saving_leaves_no_file_or_a_whole_one(tmp_path):
         if result.returncode == 0:
             break
     assert endings == {0, -signal.SIGKILL}
+
+
+def test_two_clients_that_start_together_with_different_files_in_one_directory(tmp_path):
+    """The lock on the directory is waited for; it is held for the few milliseconds that making a file takes."""
+    inside, go = threading.Event(), threading.Event()
+
+    def slow(size):
+        inside.set()
+        go.wait(10)
+        return b"\xaa" * size
+
+    def first():
+        with hold_identity(tmp_path / "one.json", None, entropy=slow):
+            pass
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(10)
+    threading.Timer(0.05, go.set).start()
+    with hold_identity(tmp_path / "two.json", None) as identity:
+        assert identity.created
+    thread.join()

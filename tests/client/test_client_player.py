@@ -26,11 +26,13 @@ def welcome(*members, mtu=1500, peer_id=3):
 
 
 class FakeNetwork:
-    def __init__(self, calls, farewell):
+    def __init__(self, calls, farewell, pause):
         self.calls = calls
         self.farewell = farewell
+        self.pause = pause
 
     async def run(self, *, task_status):
+        await self.pause("network")
         self.calls.append("network")
         task_status.started()
         try:
@@ -51,8 +53,15 @@ class FakeAdapters:
         self.calls = []
         self.device = None
         self.failure = None
+        self.slow = None
+        self.up = True
+
+    async def pause(self, step):
+        """Take 5 s for the ``slow`` step."""
+        await trio.sleep(5 if step == self.slow else 0)
 
     async def keep(self, mac, mtu, *, task_status):
+        await self.pause("adapter")
         if self.failure is not None:
             raise self.failure
         self.device = MemoryDevice("lanparty0", mac, mtu=mtu)
@@ -64,14 +73,18 @@ class FakeAdapters:
             self.calls.append("adapter gone")
 
     def network(self, device):
-        return FakeNetwork(self.calls, lambda: self.device.deliver([FRAME]))
+        return FakeNetwork(self.calls, lambda: self.device.deliver([FRAME]), self.pause)
 
     async def set_up(self, device):
+        await self.pause("up")
         self.calls.append("up")
-        await trio.lowlevel.checkpoint()
 
     async def set_mtu(self, device, mtu):
+        await self.pause("mtu")
         self.calls.append(f"mtu {mtu}")
+
+    async def is_up(self, device):
+        return self.up
 
     async def pin_relay(self, address):
         self.calls.append(f"pin {address}")
@@ -143,6 +156,49 @@ async def test_a_reconnect_keeps_the_adapter(setup):
     assert setup.adapters.calls == ["reconnected", "house True"]
 
 
+async def test_without_the_relay_the_house_cannot_be_reached(setup):
+    await setup.admit(welcome(GATEWAY))
+    setup.adapters.calls.clear()
+    setup.player.on_lost("gone")
+    assert setup.adapters.calls == ["house False"]
+    setup.player.on_peer_left(GATEWAY.peer_id)
+    assert setup.adapters.calls == ["house False"]
+
+
+@pytest.mark.parametrize("step", ["adapter", "network", "up"])
+async def test_a_cancelled_admission_is_gone_on_with_by_the_next_one(step, autojump_clock):
+    async with trio.open_nursery() as links:
+        async with trio.open_nursery() as house:
+            setup = Setup(links, house)
+            setup.adapters.slow = step
+            with trio.move_on_after(1) as scope:
+                await setup.player.on_admitted(welcome(GATEWAY))
+            assert scope.cancelled_caught
+            setup.player.on_lost("cancelled")
+            setup.adapters.slow = None
+            with captured() as entries:
+                await setup.admit(welcome(GATEWAY))
+            made = [call for call in setup.adapters.calls if not call.startswith("house")]
+            assert made == ["adapter 1500", "network", "up"]
+            assert [entry["event"] for entry in entries][:2] == ["client.tap", "client.joined"]
+            setup.adapters.device.deliver([FRAME])
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(setup.connection.sent) == 1
+            house.cancel_scope.cancel()
+        links.cancel_scope.cancel()
+    assert setup.adapters.calls.count("adapter gone") == 1
+
+
+async def test_an_mtu_whose_change_was_cancelled_is_set_by_the_next_admission(autojump_clock, setup):
+    await setup.admit(welcome(mtu=1500))
+    setup.adapters.slow = "mtu"
+    with trio.move_on_after(1):
+        await setup.player.on_admitted(welcome(mtu=1152))
+    setup.adapters.slow = None
+    await setup.player.on_admitted(welcome(mtu=1152))
+    assert setup.adapters.calls[-1] == "mtu 1152"
+
+
 async def test_another_mtu_is_set_before_frames_flow_again_and_told(setup):
     await setup.admit(welcome(mtu=1500))
     setup.tunnel.detach()
@@ -172,6 +228,24 @@ async def test_the_house_comes_and_goes(setup):
         "house False",
         "house True",
         "house False",
+    ]
+
+
+async def test_an_adapter_that_nobody_uses_is_told_of_once(autojump_clock, setup):
+    await setup.admit(welcome(GATEWAY))
+    with captured() as entries:
+        await trio.sleep(60)
+    (told,) = [entry["text"] for entry in entries if entry["event"] == "program.diagnosis"]
+    assert told.startswith("no program of this computer has sent anything into adapter lanparty0")
+
+
+async def test_an_adapter_that_somebody_set_down_is_told_of(autojump_clock, setup):
+    await setup.admit(welcome())
+    setup.adapters.up = False
+    with captured() as entries:
+        await trio.sleep(20)
+    assert [entry["text"] for entry in entries] == [
+        "adapter lanparty0 is down: set it up again, or restart this program"
     ]
 
 

@@ -22,7 +22,7 @@ def test_they_fit_a_stats_message():
 
 
 def test_dropped_is_the_sum_of_all_reasons():
-    counters = TunnelCounters(frames_in=100, mss_clamped=9, queue_dropped=1, queue_expired=2, device_dropped=4)
+    counters = TunnelCounters(frames_in=100, mss_clamped=9, queue_dropped=1, queue_expired=2, oversize_dropped=4)
     counters.drop("x", 8)
     assert counters.dropped == 15
 

@@ -10,8 +10,9 @@ from uplink_fakes import FakePort, FakeRelay, admit, refuse, settings
 from lanparty.obs.errors import ConnectionFailedError, MachineError, RefusedError, UntrustedError
 from lanparty.obs.log import captured
 from lanparty.uplink.backoff import CAP
-from lanparty.uplink.loop import OWN_GHOST, UplinkLoop
-from lanparty.uplink.resolve import ResolveError
+from lanparty.uplink.loop import LEAST_PATIENCE, LOOKUP_TIMEOUT, OWN_GHOST, UplinkLoop
+from lanparty.uplink.resolve import MAX_ADDRESSES, ResolveError
+from lanparty.uplink.session import HANDSHAKE_TIMEOUT
 from lanparty.uplink.tunnel import Tunnel
 
 A, B = ("192.0.2.1", 443), ("2001:db8::1", 443)
@@ -27,6 +28,8 @@ class Names:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
+        if answer == "silent":
+            await trio.sleep_forever()
         return answer
 
 
@@ -98,8 +101,53 @@ async def test_a_relay_that_does_not_answer_is_given_up_with_its_reason(autojump
 
 
 async def test_given_up_in_the_middle_of_a_silent_try(autojump_clock):
+    setup = Setup("silent")
+    with pytest.raises(ConnectionFailedError, match=r"No answer from 192\.0\.2\.1.*Tried for 15 s"):
+        await setup.loop.run()
+    assert trio.current_time() == pytest.approx(15)
+
+
+async def test_given_up_even_if_the_network_never_settles(autojump_clock):
+    class Restless(Watch):
+        async def wait_changed(self, path):
+            await trio.sleep(1)
+            return "another Wi-Fi"
+
     with pytest.raises(ConnectionFailedError, match=r"relay\.example does not answer on UDP port 443"):
-        await Setup("silent").loop.run()
+        await Setup("silent", watch=Restless()).loop.run()
+    assert trio.current_time() == pytest.approx(15)
+
+
+async def test_given_up_while_a_name_server_is_silent(autojump_clock):
+    setup = Setup(admit(), names=Names("silent"))
+    with captured() as entries, pytest.raises(ConnectionFailedError, match=r"no name server answers.*Tried for 15 s"):
+        await setup.loop.run()
+    assert trio.current_time() == pytest.approx(15)
+    assert [entry["event"] for entry in entries] == ["uplink.resolving"]
+
+
+@pytest.mark.parametrize("silent", [1, 2, 3, 5, MAX_ADDRESSES - 1])
+@pytest.mark.parametrize("connect_timeout", [0.5, 15.0, math.inf])
+async def test_silent_addresses_never_keep_the_last_one_from_its_try(silent, connect_timeout, autojump_clock):
+    names = Names([(f"192.0.2.{number}", 443) for number in range(silent + 1)])
+    setup = Setup(*["silent"] * silent, admit(), names=names, connect_timeout=connect_timeout)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(setup.loop.run)
+        assert len(setup.times) == silent + 1
+        waits = [later - earlier for earlier, later in zip(setup.times, setup.times[1:], strict=False)]
+        assert all(LEAST_PATIENCE <= wait <= HANDSHAKE_TIMEOUT + 0.1 for wait in waits)
+        if connect_timeout == 15.0:
+            assert setup.times[-1] < connect_timeout
+        await setup.loop.stop("enough")
+
+
+async def test_after_a_loss_silent_addresses_are_passed_over_at_first_and_waited_for_later(autojump_clock):
+    setup = Setup(admit(lives=10), *["silent"] * 8, admit(), names=Names([(f"192.0.2.{n}", 443) for n in range(4)]))
+    await run_for(setup, 60)
+    waits = [later - earlier for earlier, later in zip(setup.times[1:], setup.times[2:], strict=False)]
+    assert waits[:3] == [pytest.approx(1.0)] * 3
+    assert waits[4:7] == [pytest.approx(2.0)] * 3
+    assert len(setup.port.named("ready")) == 2
 
 
 async def test_without_timeout_it_is_never_given_up(autojump_clock):
@@ -115,6 +163,24 @@ async def test_a_name_that_does_not_resolve_yet(autojump_clock):
         await run_for(setup, 3)
     assert setup.port.named("ready") == [3]
     assert [entry["reason"] for entry in entries if entry["event"] == "uplink.waiting"] == ["No such name."] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "latest"),
+    [
+        pytest.param(ResolveError("no such name"), "No such name.", 0.3, id="the name server says no"),
+        pytest.param("silent", "No answer within 2 s.", LOOKUP_TIMEOUT + 0.3, id="the question goes into the tunnel"),
+    ],
+)
+async def test_after_a_loss_the_addresses_of_before_will_do(answer, reason, latest, autojump_clock):
+    setup = Setup(admit(lives=10), NO_ANSWER, admit(), names=Names([A, B], answer))
+    with captured() as entries:
+        await run_for(setup, 30)
+    assert [address for _, address in setup.relay.tries] == [A, A, B]
+    assert setup.times[1] <= 10 + latest
+    assert [entry["text"] for entry in entries if entry["event"] == "program.task-failed"] == [
+        f"{reason} Using its last addresses."
+    ]
 
 
 async def test_all_addresses_of_a_name_are_tried_and_the_good_one_comes_first_later(autojump_clock):
@@ -209,6 +275,29 @@ async def test_a_changed_network_cuts_the_back_off_short(autojump_clock):
         await setup.loop.stop("enough")
 
 
+async def test_a_network_that_cannot_be_watched_is_told_once_and_the_silence_is_noticed_instead(autojump_clock):
+    class Blind(Watch):
+        async def wait_changed(self, path):
+            await trio.lowlevel.checkpoint()
+            raise MachineError("cannot look up the route: no buffer space")
+
+    setup = Setup(admit(lives=10, then="silent"), NO_ANSWER, admit(), watch=Blind())
+    with captured() as entries:
+        await run_for(setup, 60)
+    assert len(setup.port.named("ready")) == 2
+    told = [entry for entry in entries if entry["event"] == "program.task-failed"]
+    assert [entry["text"] for entry in told] == ["cannot look up the route: no buffer space"]
+
+
+async def test_a_connection_lost_before_admission_is_tried_again(autojump_clock):
+    async def hangs_up(relay, connection):
+        connection.drop("restarting")
+
+    setup = Setup(hangs_up, admit())
+    await run_for(setup, 5)
+    assert setup.port.named("ready") == [3]
+
+
 async def test_started_means_that_frames_flow(autojump_clock):
     setup = Setup(NO_ANSWER, admit())
     async with trio.open_nursery() as nursery:
@@ -243,5 +332,5 @@ async def test_the_steps_are_told_in_order(autojump_clock):
     with captured() as entries:
         await run_for(setup, 15)
     names = [entry["event"] for entry in entries if entry["event"].startswith("uplink.")]
-    once = ["uplink.resolving", "uplink.connecting", "uplink.admitted"]
+    once = ["uplink.resolving", "uplink.resolved", "uplink.connecting", "uplink.connected", "uplink.admitted"]
     assert names == [*once, "uplink.lost", *once]

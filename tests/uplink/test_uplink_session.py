@@ -46,6 +46,25 @@ async def test_hello_says_who_we_are(autojump_clock):
     assert (hello.room, hello.virtual_mac, hello.datagram_budget) == ("ROOM1", MAC, 1170)
 
 
+async def test_connected_is_told_before_the_hello_is_answered(autojump_clock):
+    async def mute(relay, connection):
+        await trio.sleep_forever()
+
+    with captured() as entries, pytest.raises(ConnectionFailedError):
+        await Setup(mute).run()
+    assert [(entry["event"], entry["address"], entry["port"]) for entry in entries] == [("uplink.connected", *ADDRESS)]
+
+
+@pytest.mark.parametrize("after", [0, 0.1])
+async def test_a_connection_that_ends_before_admission_is_a_plain_failure_and_no_group(after, autojump_clock):
+    async def hangs_up(relay, connection):
+        await trio.sleep(after)
+        connection.drop("too many connections")
+
+    with pytest.raises(ConnectionFailedError, match=r"nobody was admitted: .* \(too many connections\)"):
+        await Setup(hangs_up).run()
+
+
 async def test_order_of_a_session(autojump_clock):
     setup = Setup(admit(lives=1, early=(PeerJoined(member=OTHER), PeerLeft(peer_id=8, reason="bye"))))
     end = await setup.run()

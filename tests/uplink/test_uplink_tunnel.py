@@ -201,3 +201,21 @@ def test_garbage_never_raises_and_never_reaches_the_device_short(datagrams):
     setup = Setup()
     setup.tunnel.receive_untrusted(datagrams, 1.0)
     assert all(len(whole) >= 14 for _, whole in setup.delivered)
+
+
+def test_what_went_wrong_lately_is_told_once():
+    setup = Setup()
+    taken = DeviceCounters(frames_in=5)
+    setup.tunnel.device_counters = lambda: taken
+    good = OverlayEncoder(1170).encode(frame(60), origin=8)
+    assert setup.tunnel.diagnose() == []
+    setup.connection.counters.datagrams_in += 100
+    setup.tunnel.receive_untrusted(good * 100 + [b"\xff" * 20] * 50, 1.0)
+    taken.write_dropped = 100
+    told = setup.tunnel.diagnose()
+    assert [sentence[:4] for sentence in told] == ["50 %", "33 %"]
+    setup.connection.counters.datagrams_in += 100
+    setup.tunnel.receive_untrusted(good * 100 + [b"\xff" * 20] * 50, 1.0)
+    assert setup.tunnel.diagnose() == []  # the versions still differ, which was told; the adapter has recovered
+    setup.tunnel.receive_untrusted(good * 100, 1.0)
+    assert setup.tunnel.diagnose() == []

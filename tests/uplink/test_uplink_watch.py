@@ -1,5 +1,7 @@
 """Which change of the network or the clock is a reason to reconnect."""
 
+import ipaddress
+
 import pytest
 import trio
 
@@ -54,6 +56,7 @@ class Kernel:
         return await self._changes.receive()
 
     async def route_to(self, destination):
+        ipaddress.IPv4Address(destination)
         await trio.lowlevel.checkpoint()
         if self.way == "vanishing":
             raise NetlinkMissing("gone")
@@ -66,12 +69,12 @@ class Kernel:
         return [AddressInfo(address, 24, None, 1) for address in self.present]
 
 
-async def watched(kernel, script):
+async def watched(kernel, script, relay="203.0.113.1"):
     """Run ``script`` beside the watch; give when and why it reported."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(script)
         with trio.move_on_after(60):
-            reason = await NetlinkWatch(kernel).wait_changed(Path("203.0.113.1", None))
+            reason = await NetlinkWatch(kernel).wait_changed(Path(relay, None))
             nursery.cancel_scope.cancel()
             return trio.current_time(), reason
         nursery.cancel_scope.cancel()
@@ -140,6 +143,16 @@ async def test_the_players_own_adapter_is_no_reason(autojump_clock):
         kernel.notify.send_nowait("change")
 
     assert await watched(kernel, script) is None
+
+
+async def test_a_relay_on_this_link_has_no_other_way(autojump_clock):
+    kernel = Kernel(WIFI)
+
+    async def script():
+        kernel.way, kernel.present = CABLE, set()
+        kernel.notify.send_nowait("change")
+
+    assert await watched(kernel, script, relay="fe80::1%eth0") is None
 
 
 async def test_a_sleep_is_reported_with_its_length(autojump_clock):

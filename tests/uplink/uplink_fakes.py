@@ -8,6 +8,7 @@ from lanparty.ctrl import codec
 from lanparty.ctrl.codec import ControlDecoder
 from lanparty.ctrl.messages import PROTOCOL, Heartbeat, Hello, Member, Reject, RejectCode, Role, Welcome
 from lanparty.obs.counters import TunnelCounters
+from lanparty.obs.errors import ConnectionFailedError
 from lanparty.quic.connection import Closed, ConnectionLost
 from lanparty.quic.trust import Trust
 from lanparty.uplink.settings import UplinkSettings
@@ -133,7 +134,8 @@ class FakeRelay:
             await trio.lowlevel.checkpoint()
             raise behaviour
         if behaviour == "silent":
-            await trio.sleep_forever()
+            await trio.sleep(handshake_timeout)
+            raise ConnectionFailedError(f"No answer from {address[0]} within {handshake_timeout:g} s.")
         connection = FakeConnection(address)
         self.connections.append(connection)
         task_status.started(connection)
