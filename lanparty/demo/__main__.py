@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from lanparty.cli.options import Parser
 from lanparty.demo import sandbox
-from lanparty.obs.errors import ExitStatus, LanpartyError, MachineError
+from lanparty.obs.errors import LanpartyError, MachineError
 
 
 def main(argv: Sequence[str]) -> int:
     """The exit status: 0 only when everything worked, 5 when the kernel forbids the house."""
-    options = _parser().parse_args(argv)
     try:
+        options = _parser().parse_args(argv)
         if sys.platform != "linux":
             raise MachineError("the virtual house is made of Linux network namespaces: run it on Linux")
         if not sandbox.is_inside():
@@ -36,15 +35,8 @@ def main(argv: Sequence[str]) -> int:
         return error.status
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the programs do."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(ExitStatus.USAGE, f"{self.prog}: error: {message}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="lanparty.demo",
         description="A LAN party on this computer: a house, a relay, a gateway and two remote players.",
         epilog="Needs Linux, no root and no system service. Takes well under a minute and leaves nothing behind.",

@@ -40,9 +40,9 @@ MULTICAST_GROUP: Final = "224.0.2.60"
 """Where Minecraft announces worlds that are open to the LAN (port 4445)."""
 MULTICAST_PORT: Final = 4445
 
-PINGS: Final = 150
-"""At 10 ms: enough for a 99th percentile that is not the maximum, in 1.5 seconds."""
-TRANSFER_SECONDS: Final = 1.5
+PINGS: Final = 120
+"""At 10 ms: enough for a 99th percentile that is not the maximum, in 1.2 seconds."""
+TRANSFER_SECONDS: Final = 1.0
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 

@@ -14,7 +14,6 @@ data sheets. Needs iperf3.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -27,8 +26,9 @@ from typing import Any, Final
 
 import attrs
 
+from lanparty.cli.options import Parser
 from lanparty.demo import inside, sandbox
-from lanparty.obs.errors import LanpartyError, MachineError
+from lanparty.obs.errors import LanpartyError, MachineError, UsageError
 
 __all__ = ["Rate", "main", "search_rate", "table"]
 
@@ -270,20 +270,27 @@ def table(result: Mapping[str, Any]) -> str:
     return "".join(f"{name.ljust(width)}  {value}\n" for name, value in rows)
 
 
+def _write(path: Path, result: Mapping[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; give another file with --json") from error
+
+
 def main(argv: Sequence[str]) -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(prog="lanparty.demo.bench", description="Measure the whole chain on this machine.")
+    parser = Parser(prog="lanparty.demo.bench", description="Measure the whole chain on this machine.")
     parser.add_argument("--quick", action="store_true", help="shorter runs, rougher numbers, about a minute")
     parser.add_argument(
-        "--json", type=Path, default=Path("lanparty-bench.json"), metavar="FILE", help="write (default: %(default)s)"
+        "--json", type=Path, default=Path("bench-results.json"), metavar="FILE", help="write (default: %(default)s)"
     )
-    options = parser.parse_args(argv)
     try:
+        options = parser.parse_args(argv)
         if not sandbox.is_inside():
             return sandbox.run([sys.executable, "-m", "lanparty.demo.bench", *argv])
         result = measure(quick=options.quick)
         sys.stdout.write(table(result))
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        _write(options.json, result)
     except LanpartyError as error:
         sys.stderr.write(f"lanparty.demo.bench: error: {error}\n")
         return error.status

@@ -281,6 +281,8 @@ def _become(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     try:
         for number in (signal.SIGINT, *_FORWARDED):
             signal.signal(number, signal.SIG_DFL)
+        # Init's death ends this process by itself only where init is process 1 of a namespace.
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.execvpe(argv[0], list(argv), dict(environment))  # noqa: S606 - no shell is wanted
     except OSError as error:
         os.write(2, f"lanparty.demo.sandbox: error: cannot start {argv[0]}: {error.strerror}\n".encode())

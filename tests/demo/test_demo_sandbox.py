@@ -103,6 +103,31 @@ def test_nothing_outlives_its_starter(allowed, number, tmp_path):
     process.stdout.close()
 
 
+MASKED = """
+import os, subprocess, sys, time
+from pathlib import Path
+from lanparty.demo import kernel
+kernel.mount("none", "/proc/fs", "tmpfs")  # as container runtimes hide parts of it; no other /proc may then be mounted
+argv = [sys.executable, "-m", "lanparty.demo.sandbox", "--", sys.executable, "-c"]
+code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+process = subprocess.Popen([*argv, code], stdout=subprocess.PIPE, text=True)
+pid = int(process.stdout.readline())
+here = Path(f"/proc/{pid}/ns")
+print("own network", os.readlink(here / "net") != os.readlink("/proc/self/ns/net"))
+print("own processes", os.readlink(here / "pid") != os.readlink("/proc/self/ns/pid"))
+process.kill()
+end = time.monotonic() + 5
+while here.exists() and time.monotonic() < end:
+    time.sleep(0.02)
+print("left", here.exists())
+"""
+
+
+def test_where_proc_is_masked_it_does_without_a_process_id_namespace(allowed):
+    done = run(*python(MASKED))
+    assert done.stdout == "own network True\nown processes False\nleft False\n", done
+
+
 def with_argument(token):
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -125,10 +125,11 @@ def fill(party: Party, variant: Variant) -> Lan:
     party.house.add_to_internet("guest", 33)
     relay = party.start_relay("--stats-interval", "1")
     with taps(variant.has_tap):
-        gateway = party.start_gateway()
+        gateway = party.start_gateway(wait=False)
         players = {place: party.start_client(place=place, wait_for=None) for place in ("player1", "player2")}
         for player in players.values():
             player.wait_for("client.address")
+        gateway.wait_for("gateway.bridging")
     return Lan(party.house, party, variant, relay, gateway, players)
 
 

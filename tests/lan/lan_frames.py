@@ -24,6 +24,16 @@ def tagged(frame: bytes, *tags: tuple[int, int]) -> bytes:
     return frame[:12] + b"".join(struct.pack("!HH", tpid, vid) for tpid, vid in tags) + frame[12:]
 
 
+def is_tagged(frame: bytes) -> bool:
+    return frame[12:14] in (b"\x81\x00", b"\x88\xa8")
+
+
+def untagged(frame: bytes) -> bytes:
+    while is_tagged(frame):
+        frame = frame[:12] + frame[16:]
+    return frame
+
+
 def snap(frame: bytes) -> bytes:
     """The same payload behind an 802.3 length, LLC and SNAP (RFC 1042)."""
     body = bytes.fromhex("aaaa03000000") + frame[12:]

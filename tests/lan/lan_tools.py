@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import pytest
 
 from lanparty.demo import inside
+from lanparty.demo.programs import Party, Program
 
 T = TypeVar("T")
 
@@ -75,6 +76,13 @@ def ping(namespace: str, target: str, *, count: int = 3, size: int | None = None
 def answers(namespace: str, target: str, *, wait: float = 0.5) -> bool:
     """Whether one ping is answered."""
     return run(namespace, "ping", "-n", "-c", "1", "-W", str(wait), target, check=False).returncode == 0
+
+
+def iperf_server(party: Party) -> Program:
+    """iperf3 waiting at the LAN host for one client."""
+    server = party.start("iperf3", "lan-host", [need("iperf3"), "-s", "-1", "-B", "192.168.77.1", "--forceflush"])
+    poll(lambda: any("listening" in line for line in server.lines), 5, "iperf3 listens")
+    return server
 
 
 @contextmanager

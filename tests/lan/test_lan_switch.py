@@ -31,7 +31,7 @@ def test_the_switch_remembers_a_silent_player_and_forgets_one_who_left(own_party
         poll(lambda: port_of(switch, "switch0", player) == "to-gateway", 5, "the switch learns the player's port")
         observer.collect()
         observer.frames.clear()
-        end = time.monotonic() + 1.5 * AGEING
+        end = time.monotonic() + 1.2 * AGEING
         while time.monotonic() < end:
             assert port_of(switch, "switch0", player) == "to-gateway"
             time.sleep(0.2)

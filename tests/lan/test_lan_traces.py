@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from lan_tools import differences, ping, poll, run, snapshot
+from lan_tools import differences, iperf_server, need, ping, poll, snapshot
 
 pytestmark = pytest.mark.lan
 
@@ -97,10 +97,8 @@ def test_a_player_who_has_the_houses_addresses_at_home_too(room):
 def test_stopping_under_load(own_lan, label):
     """Five seconds at most, status 0, no traceback, and the others go on."""
     lan = own_lan
-    host = lan.house.at("lan-host")
-    server = lan.party.start("iperf3", "lan-host", ["iperf3", "-s", "-1", "-B", "192.168.77.1"])
-    poll(lambda: run(host, "ss", "-Hltn", "sport", "5201").stdout, 5, "iperf3 listens")
-    argv = ["iperf3", "-c", "192.168.77.1", "-t", "20", "-P", "4", "--bidir"]
+    server = iperf_server(lan.party)
+    argv = [need("iperf3"), "-c", "192.168.77.1", "-t", "20", "-P", "4", "--bidir"]
     load = lan.party.start("load", "player1", argv)
     counts = len(lan.relay.named("relay.stats"))
     poll(lambda: len(lan.relay.named("relay.stats")) > counts + 1, 5, "a second of load")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lan_frames import BROADCAST, arp, ethernet, mac
-from lan_tools import inject, observing, ping, run
+from lan_tools import inject, iperf_server, observing, ping, run
 
 from lanparty.demo.probes import transfer
 
@@ -65,7 +65,7 @@ def test_many_connections_at_once_arrive_intact(lan):
     if lan.variant.megabytes < 50:
         pytest.skip("once is enough")
     tool = ["iperf3", "-c", LAN_HOST, "-t", "2", "-P", "8", "--bidir"]
-    server = lan.party.start("iperf3", "lan-host", ["iperf3", "-s", "-1", "-B", LAN_HOST])
+    server = iperf_server(lan.party)
     run(lan.house.at("player1"), *tool, "--connect-timeout", "3000")
     server.stop()
 
