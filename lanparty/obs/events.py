@@ -168,7 +168,7 @@ CLIENT_IDENTITY_CREATED = Event(
     "client.identity-created",
     "Made a new virtual MAC, {mac}, and saved it in {file}. Keep this file: the house knows this computer by it.",
 )
-CLIENT_TAP = Event("client.tap", "TAP adapter {interface} is up: MAC {mac}, MTU {mtu}.")
+CLIENT_TAP = Event("client.tap", "Network adapter {interface} is up: MAC {mac}, MTU {mtu}.")
 CLIENT_JOINED = Event(
     "client.joined", "In room {room} as peer {peer}: adapter {interface}, MAC {mac}, MTU {mtu}. Frames flow."
 )

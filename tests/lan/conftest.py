@@ -4,7 +4,8 @@ Everything runs inside ``lanparty.demo.sandbox``; nox's session ``lan`` starts p
 
     python -m lanparty.demo.sandbox -- pytest -m lan tests/lan
 
-Outside of it these tests are skipped, or fail where nothing may be skipped (CI=true or LANPARTY_LAN_REQUIRED=1).
+Outside of it these tests are skipped. Where nothing may be skipped (CI=true or LANPARTY_LAN_REQUIRED=1) a skip is a
+failure.
 """
 
 from __future__ import annotations
@@ -157,6 +158,9 @@ def own_lan(own_party: Party) -> Lan:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
     report = yield
+    if report.skipped and REQUIRED:
+        report.outcome = "failed"
+        report.longrepr = f"skipped where every test must run: {report.longrepr}"
     if report.failed:
         for party in _live:
             for program in party.programs:

@@ -64,10 +64,8 @@ def test_the_same_after_a_restart(lan):
 
 
 def test_the_demos_own_dhcp_server_does_as_well(lan, build):
-    if lan.variant.megabytes < 50:
-        pytest.skip("once is enough")
     with ExitStack() as stack:
-        party = build(stack, own_dhcp=True)
+        party = build(stack, lan.variant, own_dhcp=True)
         party.start_relay()
         party.start_gateway()
         client = party.start_client()
