@@ -65,6 +65,8 @@ def main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str] 
         status = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
     except KeyboardInterrupt:  # before our handlers stood: nothing was begun
         status = ExitStatus.OK
+    except BrokenPipeError:  # the reader of --help is gone; newer argparse ignores that by itself
+        status = ExitStatus.FAILED
     return _close_output(status)
 
 

@@ -11,6 +11,7 @@ failure.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any
 
 import attrs
 import pytest
-from lan_tools import REQUIRED
+from lan_tools import PATH, REQUIRED
 
 from lanparty.demo import kernel, sandbox
 from lanparty.demo.house import House, Underlay
 from lanparty.demo.programs import Party, Program
+
+os.environ["PATH"] = PATH  # for every test, and what it starts
 
 OUTSIDE = "needs network namespaces: python -m lanparty.demo.sandbox -- pytest -m lan tests/lan (nox -s lan)"
 
