@@ -123,6 +123,8 @@ def _display_name(text: str) -> str:
 
 
 def _server_name(text: str) -> str:
+    # A name's last dot says "absolute"; certificates are without it (RFC 6066 section 3).
+    text = text.removesuffix(".")
     # RFC 1035 section 2.3.4: a name has at most 255 octets on the wire, 253 in text.
     if not text or len(text) > 253 or not text.isascii() or not text.isprintable() or " " in text:
         raise argparse.ArgumentTypeError("a server name has 1 to 253 ASCII characters without spaces")

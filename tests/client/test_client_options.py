@@ -57,6 +57,7 @@ def test_an_address_that_no_player_can_have():
         ("relay.example", None, (RelayAddress("relay.example", 443), "relay.example")),
         ("203.0.113.10", None, (RelayAddress("203.0.113.10", 443), "203.0.113.10")),
         ("[2001:db8::1]:4433", "other.example", (RelayAddress("2001:db8::1", 4433), "other.example")),
+        ("relay.example.", "other.example.", (RelayAddress("relay.example", 443), "other.example")),
     ],
 )
 def test_the_certificates_name_is_that_of_the_relay_unless_said(relay, name, expected):
