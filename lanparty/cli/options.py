@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ __all__ = [
     "ListenAddress",
     "Parser",
     "RelayAddress",
+    "Seconds",
     "interface_name",
     "mac_address",
     "parse",
@@ -162,6 +164,27 @@ class IntRange:
         if re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII) and self.low <= int(text) <= self.high:
             return int(text)
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {self.low} to {self.high}")
+
+
+@attrs.frozen
+class Seconds:
+    """A type for times from ``low`` to ``high`` seconds, fractions allowed: ``type=Seconds(0, 60)``."""
+
+    is_number: ClassVar[bool] = True
+    """In a configuration file the option takes a number."""
+
+    low: float
+    high: float
+
+    def __call__(self, text: str) -> float:
+        """The number that ``text`` says."""
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan  # which no comparison accepts
+        if not self.low <= seconds <= self.high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from {self.low:g} to {self.high:g}")
+        return seconds
 
 
 @attrs.frozen

@@ -6,9 +6,8 @@ Owns: its own options; the shared ones are in ``lanparty.cli.options`` and ``lan
 from __future__ import annotations
 
 import argparse
-import math
 
-from lanparty.cli.options import interface_name, program
+from lanparty.cli.options import Seconds, interface_name, program
 from lanparty.gateway.cam import DEFAULT_INTERVAL, MAX_INTERVAL, MIN_INTERVAL
 from lanparty.uplink.settings import add_uplink_options
 
@@ -30,20 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--cam-refresh",
         default=DEFAULT_INTERVAL,
-        type=_interval,
+        type=Seconds(MIN_INTERVAL, MAX_INTERVAL),
         metavar="SECONDS",
         help="how often the house's switches are reminded of each player's port; default: %(default)g",
     )
     return parser
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not MIN_INTERVAL <= seconds <= MAX_INTERVAL:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of seconds from {MIN_INTERVAL:g} to {MAX_INTERVAL:g}"
-        )
-    return seconds

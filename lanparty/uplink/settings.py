@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from lanparty import __version__
-from lanparty.cli.options import RelayAddress, parse_relay, room_code
+from lanparty.cli.options import RelayAddress, Seconds, parse_relay, room_code
 from lanparty.ctrl.messages import MAX_DISPLAY_NAME, Role
 from lanparty.obs.text import is_clean
 from lanparty.quic.trust import Trust, load_pinned
@@ -88,7 +88,7 @@ def add_uplink_options(parser: argparse.ArgumentParser, *, display_name: str) ->
     group.add_argument(
         "--connect-timeout",
         default=DEFAULT_CONNECT_TIMEOUT,
-        type=_timeout,
+        type=Seconds(0, 86400),
         metavar="SECONDS",
         help="give up when the room was not reached after this time; 0 = keep trying; default: %(default)g. "
         "A room that was reached once and lost is always tried again",
@@ -129,13 +129,3 @@ def _server_name(text: str) -> str:
     if not text or len(text) > 253 or not text.isascii() or not text.isprintable() or " " in text:
         raise argparse.ArgumentTypeError("a server name has 1 to 253 ASCII characters without spaces")
     return text
-
-
-def _timeout(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
-    return seconds
