@@ -147,7 +147,9 @@ class Reassembler:
     """Puts pieces together; see the module's map for its bounds and rules.
 
     ``dropped`` counts pieces and frames by ``Drop`` reason. ``max_age`` is in seconds, of the same clock as every
-    ``now``, which must not run backwards. Not for two senders who use the same origin: keys are (origin, frame id).
+    ``now``, which must not run backwards. Not for two senders who use the same origin: keys are (stamp, frame id),
+    and a stamp is an origin with the flags of its overlay header in front: pieces with different flags are of two
+    frames.
     """
 
     def __init__(
@@ -162,7 +164,7 @@ class Reassembler:
         self.max_age = max_age
         self.dropped: Counter[str] = Counter() if dropped is None else dropped
         self._bytes = 0
-        # Keys are origin << 16 | frame id: one int hashes faster than a tuple. Oldest first piece first.
+        # Keys are stamp << 16 | frame id: one int hashes faster than a tuple. Oldest first piece first.
         self._frames: dict[int, _Partial] = {}
         # Memory by origin, for those that hold any.
         self._held: dict[int, int] = {}
@@ -181,8 +183,9 @@ class Reassembler:
         """Memory charged for them, bytes."""
         return self._bytes
 
-    def add_untrusted(self, origin: int, payload: bytes, now: float) -> bytes | None:
-        """Take one piece; ``payload`` is what follows the overlay header. Return the frame if this piece completed it.
+    def add_untrusted(self, stamp: int, payload: bytes, now: float) -> bytes | None:
+        """Take one piece; ``stamp`` is bytes 1 to 3 of its overlay header, ``payload`` what follows the header. Return
+        the frame if this piece completed it.
 
         Anything wrong is dropped and counted. Never raises.
         """
@@ -201,10 +204,10 @@ class Reassembler:
         if (size - 1) * count >= MAX_FRAME_SIZE:
             self.dropped[Drop.SIZE] += 1
             return None
-        key = origin << 16 | payload[0] << 8 | payload[1]
+        key = stamp << 16 | payload[0] << 8 | payload[1]
         partial = self._frames.get(key)
         if partial is None:
-            partial = self._open(key, origin, count, now)
+            partial = self._open(key, count, now)
             if partial is None:
                 return None
         piece = payload[PIECE_PREFIX_SIZE:]
@@ -225,7 +228,7 @@ class Reassembler:
             return self._finish(key, pieces, now)
         cost = size + PIECE_COST
         partial.cost += cost
-        self._held[origin] += cost
+        self._held[_origin(key)] += cost
         self._bytes += cost
         if self._bytes > self.max_bytes or len(self._frames) > self.max_frames:
             self._evict(now)
@@ -244,17 +247,18 @@ class Reassembler:
 
     def forget(self, origin: int) -> None:
         """Drop all that is known of ``origin``: it left, and whoever has that id next begins its frame ids anew."""
-        for key in [key for key in self._frames if key >> 16 == origin]:
+        for key in [key for key in self._frames if _origin(key) == origin]:
             self._close(key, 0.0, Drop.FORGOTTEN)
-        for key in [key for key in self._closed if key >> 16 == origin]:
+        for key in [key for key in self._closed if _origin(key) == origin]:
             del self._closed[key]
 
-    def _open(self, key: int, origin: int, count: int, now: float) -> _Partial | None:
+    def _open(self, key: int, count: int, now: float) -> _Partial | None:
         if self._closed.get(key, now) > now:
             self.dropped[Drop.LATE] += 1
             return None
         deadline = now + self.max_age
         partial = self._frames[key] = _Partial([b""] * count, count, deadline)
+        origin = _origin(key)
         self._held[origin] = self._held.get(origin, 0) + FRAME_COST
         self._bytes += FRAME_COST
         self._deadline = min(self._deadline, deadline)
@@ -262,7 +266,7 @@ class Reassembler:
 
     def _close(self, key: int, now: float, reason: str | None) -> None:
         cost = self._frames.pop(key).cost
-        origin = key >> 16
+        origin = _origin(key)
         left = self._held[origin] - cost
         if left:
             self._held[origin] = left
@@ -293,5 +297,10 @@ class Reassembler:
         held = self._held
         while self._bytes > self.max_bytes or len(self._frames) > self.max_frames:
             most = max(held.values())
-            oldest = next(key for key in self._frames if held[key >> 16] == most)
+            oldest = next(key for key in self._frames if held[_origin(key)] == most)
             self._close(oldest, now, Drop.EVICTED)
+
+
+def _origin(key: int) -> int:
+    """Whose memory it is: without the flags, which a sender may choose."""
+    return key >> 16 & 0xFFFF

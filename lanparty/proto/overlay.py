@@ -14,8 +14,14 @@ Big-endian::
     kind 1 PIECE   u16 frame id, u8 index, u8 count, then bytes: see ``fragments``
     kind 2 ECHO    u16 target peer id (0: the relay), u32 sequence, u64 time sent in us; flags bit 0: this is the reply
 
-Members send origin 0; the relay stamps the sender's peer id. All other flags are 0. Unknown versions, kinds and flags
-are dropped and counted, never guessed at.
+    kinds 0 and 1  flags bit 0 CHECKSUM_PARTIAL: the frame's TCP or UDP checksum field holds only the pseudo header's
+                   sum; who takes the frame out of the tunnel finishes it, or has its kernel do so
+
+Members send origin 0; the relay stamps the sender's peer id, and keeps the flags. All other flags are 0. Unknown
+versions, kinds and flags are dropped and counted, never guessed at.
+
+Bytes 1 to 3 as one number are a frame's *stamp*: ``flags << 16 | origin``. It goes through encoder and decoder as it
+is, so that who switches frames parses nothing: ``origin = stamp & 0xFFFF``.
 
 Path of a frame, both ways:
 
@@ -38,11 +44,15 @@ import attrs
 
 from .ethernet import MAX_FRAME_SIZE, MIN_FRAME_SIZE
 from .fragments import PIECE_PREFIX_SIZE, OverlaySizeError, Reassembler, cut
+from .superframe import SuperFrame
+from .superframe import cut as cut_superframe
 
 __all__ = [
+    "CHECKSUM_PARTIAL",
     "ECHO_SIZE",
     "HEADER_SIZE",
     "MAX_FRAME",
+    "PARTIAL_STAMP",
     "PIECE_HEADER_SIZE",
     "VERSION",
     "Echo",
@@ -62,6 +72,12 @@ PIECE_HEADER_SIZE: Final = HEADER_SIZE + PIECE_PREFIX_SIZE
 """Bytes in front of a piece's own bytes."""
 MAX_FRAME: Final = MAX_FRAME_SIZE
 """Largest Ethernet frame that the overlay carries, bytes."""
+
+CHECKSUM_PARTIAL: Final = 0x01
+"""Flag of frames and pieces: the receiver finishes the TCP or UDP checksum. Saves a sum over all bytes at each end,
+which in Python costs three times as much as sealing them."""
+PARTIAL_STAMP: Final = CHECKSUM_PARTIAL << 16
+"""The same flag in a stamp."""
 
 _FLAG_REPLY = 0x01
 _ECHO = struct.Struct("!BBHHIQ")
@@ -86,8 +102,8 @@ class Kind(IntEnum):
 _FIRST_FRAME: Final = VERSION << 4 | Kind.FRAME
 _FIRST_PIECE: Final = VERSION << 4 | Kind.PIECE
 _FIRST_ECHO: Final = VERSION << 4 | Kind.ECHO
-_PREFIX_FRAME = bytes((_FIRST_FRAME, 0))
-_PREFIX_PIECE = bytes((_FIRST_PIECE, 0))
+_PREFIX_FRAME = bytes((_FIRST_FRAME,))
+_PREFIX_PIECE = bytes((_FIRST_PIECE,))
 
 
 @attrs.define
@@ -153,16 +169,16 @@ class OverlayEncoder:
     ``oversize`` counts the frames that ``encode_batch`` could not send.
     """
 
-    __slots__ = ("_budget", "_header", "_next_id", "_origin", "_whole", "fragments", "oversize")
+    __slots__ = ("_budget", "_header", "_next_id", "_stamp", "_whole", "fragments", "oversize")
 
     def __init__(self, budget: int, *, fragments: bool = True, first_frame_id: int = 0) -> None:
         self.budget = budget
         self.fragments = fragments
         self.oversize = 0
         self._next_id = first_frame_id & 0xFFFF
-        # Frames come in batches of one origin: the header is made when the origin changes.
-        self._origin = 0
-        self._header = _PREFIX_FRAME + b"\x00\x00"
+        # Frames come in batches of one stamp: the header is made when the stamp changes.
+        self._stamp = 0
+        self._header = _PREFIX_FRAME + b"\x00\x00\x00"
 
     @property
     def budget(self) -> int:
@@ -174,21 +190,22 @@ class OverlayEncoder:
         self._budget = budget
         self._whole = min(budget - HEADER_SIZE, MAX_FRAME)
 
-    def encode(self, frame: bytes, origin: int = 0) -> list[bytes]:
+    def encode(self, frame: bytes, stamp: int = 0) -> list[bytes]:
         """Make one datagram of ``frame`` (14 bytes or more), or its pieces; none is larger than the budget.
 
-        Raises OverlaySizeError when it does not fit and pieces are off, too many, or the frame is over MAX_FRAME.
+        ``stamp``: flags << 16 | origin. Raises OverlaySizeError when it does not fit and pieces are off, too many, or
+        the frame is over MAX_FRAME.
         """
-        if origin != self._origin:
-            self._stamp(origin)
+        if stamp != self._stamp:
+            self._change_stamp(stamp)
         if len(frame) <= self._whole:
             return [self._header + frame]
         return self._encode_pieces(frame)
 
-    def encode_batch(self, frames: Sequence[bytes], origin: int = 0) -> list[bytes]:
+    def encode_batch(self, frames: Sequence[bytes], stamp: int = 0) -> list[bytes]:
         """As encode, for a batch in its order; frames that cannot be sent are left out and counted in ``oversize``."""
-        if origin != self._origin:
-            self._stamp(origin)
+        if stamp != self._stamp:
+            self._change_stamp(stamp)
         header = self._header
         whole = self._whole
         datagrams = [header + frame for frame in frames if len(frame) <= whole]
@@ -205,9 +222,23 @@ class OverlayEncoder:
                 self.oversize += 1
         return datagrams
 
-    def _stamp(self, origin: int) -> None:
-        self._header = _PREFIX_FRAME + origin.to_bytes(2, "big")
-        self._origin = origin
+    def encode_super(self, superframe: SuperFrame, origin: int = 0) -> list[bytes]:
+        """Make the datagrams of all segments of ``superframe``, checksums partial, pieces where one does not fit.
+
+        Those that cannot be sent are left out and counted in ``oversize``.
+        """
+        stamp = PARTIAL_STAMP | origin
+        if stamp != self._stamp:
+            self._change_stamp(stamp)
+        header = self._header
+        datagrams = cut_superframe(superframe, header, self._whole)
+        if len(datagrams[0]) <= self._budget:  # no other is longer
+            return datagrams
+        return self.encode_batch([datagram[HEADER_SIZE:] for datagram in datagrams], stamp)
+
+    def _change_stamp(self, stamp: int) -> None:
+        self._header = _PREFIX_FRAME + stamp.to_bytes(3, "big")
+        self._stamp = stamp
 
     def _encode_pieces(self, frame: bytes) -> list[bytes]:
         if not self.fragments:
@@ -215,7 +246,7 @@ class OverlayEncoder:
                 f"A frame of {len(frame)} bytes does not fit a datagram of {self._budget} bytes, and pieces are off."
             )
         frame_id = self._next_id
-        pieces = cut(frame, self._budget, frame_id, _PREFIX_PIECE + self._header[2:])
+        pieces = cut(frame, self._budget, frame_id, _PREFIX_PIECE + self._header[1:])
         self._next_id = (frame_id + 1) & 0xFFFF
         return pieces
 
@@ -233,10 +264,11 @@ class OverlayDecoder:
         self._known: dict[bytes, int] = {}
 
     def decode_untrusted(self, datagrams: Sequence[bytes], now: float) -> tuple[list[tuple[int, bytes]], list[Echo]]:
-        """Read a batch: (origin, whole frame) in the order in which they were completed, and the echoes.
+        """Read a batch: (stamp, whole frame) in the order in which they were completed, and the echoes.
 
-        Frames have 14 to MAX_FRAME bytes. What is wrong is dropped and counted by reason. Never raises. The origin is
-        what the datagram says: a relay must put its own knowledge in its place.
+        Frames have 14 to MAX_FRAME bytes. What is wrong is dropped and counted by reason. Never raises. The stamp is
+        what the datagram says: a relay must put its own knowledge of the origin in its place. CHECKSUM_PARTIAL may be
+        set on anything, also on what has no checksum.
         """
         frames: list[tuple[int, bytes]] = []
         echoes: list[Echo] = []
@@ -244,9 +276,9 @@ class OverlayDecoder:
         find = self._known.get
         whole = 0
         for datagram in datagrams:
-            origin = find(datagram[:HEADER_SIZE])
-            if origin is not None and _SMALLEST <= len(datagram) <= _LARGEST:
-                append((origin, datagram[HEADER_SIZE:]))
+            stamp = find(datagram[:HEADER_SIZE])
+            if stamp is not None and _SMALLEST <= len(datagram) <= _LARGEST:
+                append((stamp, datagram[HEADER_SIZE:]))
                 whole += 1
             else:
                 self._decode_other(datagram, now, frames, echoes)
@@ -263,13 +295,14 @@ class OverlayDecoder:
         first = datagram[0]
         flags = datagram[1]
         origin = datagram[2] << 8 | datagram[3]
-        if first == _FIRST_PIECE and not flags:
+        stamp = flags << 16 | origin
+        if first == _FIRST_PIECE and not flags & ~CHECKSUM_PARTIAL:
             counters.pieces += 1
-            frame = self.reassembler.add_untrusted(origin, datagram[HEADER_SIZE:], now)
+            frame = self.reassembler.add_untrusted(stamp, datagram[HEADER_SIZE:], now)
             if frame is not None:
                 counters.reassembled += 1
-                frames.append((origin, frame))
-        elif first == _FIRST_FRAME and not flags:
+                frames.append((stamp, frame))
+        elif first == _FIRST_FRAME and not flags & ~CHECKSUM_PARTIAL:
             if len(datagram) < _SMALLEST:
                 counters.dropped["frame-short"] += 1
             elif len(datagram) > _LARGEST:
@@ -277,9 +310,9 @@ class OverlayDecoder:
             else:
                 if len(self._known) >= _KNOWN_LIMIT:
                     self._known.clear()
-                self._known[datagram[:HEADER_SIZE]] = origin
+                self._known[datagram[:HEADER_SIZE]] = stamp
                 counters.frames += 1
-                frames.append((origin, datagram[HEADER_SIZE:]))
+                frames.append((stamp, datagram[HEADER_SIZE:]))
         elif first == _FIRST_ECHO and not flags & ~_FLAG_REPLY:
             if len(datagram) != ECHO_SIZE:
                 counters.dropped["echo-size"] += 1

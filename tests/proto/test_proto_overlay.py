@@ -9,8 +9,10 @@ from proto_corpus import HOUSE, PLAYER, mutations
 
 from lanparty.proto.fragments import Drop, Reassembler
 from lanparty.proto.overlay import (
+    CHECKSUM_PARTIAL,
     ECHO_SIZE,
     MAX_FRAME,
+    PARTIAL_STAMP,
     PIECE_HEADER_SIZE,
     Echo,
     Kind,
@@ -105,8 +107,10 @@ def test_frame_ids_wrap_and_a_failure_uses_none():
         (H("f3ff0000") + FRAME, "version"),
         (H("13000000") + FRAME, "kind"),
         (H("1f010000") + FRAME, "kind"),
-        (H("10010000") + FRAME, "flags"),
+        (H("10020000") + FRAME, "flags"),
+        (H("10030000") + FRAME, "flags"),
         (H("11800000") + FRAME, "flags"),
+        (H("11020000") + FRAME, "flags"),
         (H("12020000") + bytes(14), "flags"),
         (H("12ff0000") + bytes(14), "flags"),
         (H("10000000"), "frame-short"),
@@ -199,18 +203,18 @@ def test_echoes_round_trip(echo):
 
 @given(
     st.integers(60, 1500),
-    st.lists(st.tuples(st.binary(min_size=14, max_size=3000), st.integers(0, 65535)), max_size=12),
+    st.lists(st.tuples(st.binary(min_size=14, max_size=3000), st.integers(0, 0x1FFFF)), max_size=12),
     st.randoms(use_true_random=False),
 )
 def test_frames_round_trip_in_any_order(budget, sent, rng):
     encoder = OverlayEncoder(budget)
-    datagrams = [datagram for frame, origin in sent for datagram in encoder.encode(frame, origin)]
+    datagrams = [datagram for frame, stamp in sent for datagram in encoder.encode(frame, stamp)]
     assert all(len(datagram) <= budget for datagram in datagrams)
     reader = decoder()
-    assert reader.decode_untrusted(datagrams, 0.0)[0] == [(origin, frame) for frame, origin in sent]
+    assert reader.decode_untrusted(datagrams, 0.0)[0] == [(stamp, frame) for frame, stamp in sent]
     rng.shuffle(datagrams)
     frames, _ = decoder().decode_untrusted(datagrams, 0.0)
-    assert sorted(frames) == sorted((origin, frame) for frame, origin in sent)
+    assert sorted(frames) == sorted((stamp, frame) for frame, stamp in sent)
     assert not reader.counters.dropped
 
 
@@ -229,7 +233,7 @@ def test_mutated_datagrams_never_raise_and_each_is_accounted_for():
         sent += len(batch)
         frames += len(got)
         echoes += len(heard)
-        assert all(0 <= origin <= 65535 and 14 <= len(frame) <= MAX_FRAME for origin, frame in got)
+        assert all(0 <= stamp <= 0x1FFFF and 14 <= len(frame) <= MAX_FRAME for stamp, frame in got)
         batch = []
     counters = reader.counters
     assert frames == counters.frames + counters.reassembled
@@ -241,5 +245,34 @@ def test_mutated_datagrams_never_raise_and_each_is_accounted_for():
     assert set(counters.dropped) >= {"short", "version", "kind", "flags", "frame-short", "echo-size", Drop.COUNT}
 
 
+def test_the_stamp_carries_the_checksum_flag_through_frames_and_pieces():
+    partial = PARTIAL_STAMP | 0x1234
+    encoder = OverlayEncoder(1170)
+    big = frame_of(1514)
+    assert encoder.encode(FRAME, partial) == [H("10011234") + FRAME]
+    datagrams = encoder.encode_batch([FRAME, big], partial) + encoder.encode(FRAME, 0x1234)
+    assert [datagram[:4] for datagram in datagrams] == [*map(H, ("10011234", "11011234", "11011234", "10001234"))]
+    reader = decoder()
+    for _ in range(2):  # the second time by the headers that are known
+        expected = [(partial, FRAME), (partial, big), (0x1234, FRAME)]
+        assert reader.decode_untrusted(datagrams, 0.0) == (expected, [])
+        reader.reassembler.forget(0x1234)
+
+
+def test_pieces_with_other_flags_are_of_another_frame():
+    reader = decoder()
+    plain = OverlayEncoder(1170).encode(frame_of(1514), 7)
+    partial = OverlayEncoder(1170).encode(frame_of(1514), PARTIAL_STAMP | 7)
+    assert reader.decode_untrusted([plain[0], partial[1]], 0.0) == ([], [])
+    assert reader.reassembler.pending_frames == 2
+    reader.reassembler.forget(7)
+    assert (reader.reassembler.pending_frames, reader.reassembler.pending_bytes) == (0, 0)
+    assert reader.decode_untrusted([*partial, *plain], 0.0)[0] == [
+        (PARTIAL_STAMP | 7, frame_of(1514)),
+        (7, frame_of(1514)),
+    ]
+
+
 def test_kinds_are_the_contract():
+    assert (PARTIAL_STAMP, CHECKSUM_PARTIAL) == (0x10000, 1)
     assert {kind.name: int(kind) for kind in Kind} == {"FRAME": 0, "PIECE": 1, "ECHO": 2}
