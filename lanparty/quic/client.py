@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from lanparty.obs.errors import ConnectionFailedError, LanpartyError, MachineError, UntrustedError
-from lanparty.quic.connection import Closed, Connection, ConnectionLost, UdpPath
+from lanparty.quic.connection import Closed, Connection, ConnectionLost, Received, UdpPath
 from lanparty.quic.driver import Driver
 from lanparty.quic.engine import Engine
 from lanparty.quic.internals import CRYPTO_ERROR, Quic, QuicErrorCode, client_configuration
@@ -102,6 +102,7 @@ class _ClientEngine(Engine):
             now=trio.current_time,
             transmit=driver.transmit,
             local_address=driver.local_address,
+            max_payload=driver.max_payload,
             on_deadline=driver.rearm,
         )
         self.changed = trio.Event()
@@ -111,9 +112,9 @@ class _ClientEngine(Engine):
         self._refused_before = 0
         self._refused_since = math.inf
 
-    def receive_untrusted(self, packets: Sequence[tuple[bytes, UdpPath]], now: float) -> None:
+    def receive_untrusted(self, batch: Sequence[Received], now: float) -> None:
         self._refused_since = math.inf
-        super().receive_untrusted(packets, now)
+        super().receive_untrusted(batch, now)
 
     def network_error(self, now: float) -> None:
         refused = self._errors["ECONNREFUSED"]

@@ -2,7 +2,7 @@
 
 Two sides. Roles use the public methods below. The engine (see ``engine``), in the same package, drives it::
 
-    packet_untrusted   one UDP payload -> aioquic
+    packets_untrusted  UDP payloads of one address -> datagrams of the batch, aioquic
     process            aioquic's events -> control stream, connection ids, ONE call of the datagram handler
     transmit           queue and control stream -> aioquic, as much as may leave now -> host.transmit
     timer              what is due at ``now``
@@ -21,13 +21,13 @@ Must not know: sockets, rooms, frames.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import attrs
 import trio
-from aioquic.quic import events
 
 from lanparty.obs.counters import TunnelCounters
 from lanparty.quic import settings
@@ -38,11 +38,12 @@ from lanparty.quic.internals import (
     Ending,
     Quic,
     QuicErrorCode,
+    events,
     short_reason,
 )
 from lanparty.quic.queue import DatagramQueue
 
-__all__ = ["Closed", "Connection", "ConnectionLost", "DatagramHandler", "Host", "SocketAddress", "UdpPath"]
+__all__ = ["Closed", "Connection", "ConnectionLost", "DatagramHandler", "Host", "Received", "SocketAddress", "UdpPath"]
 
 DatagramHandler = Callable[[list[bytes], float], None]
 """Takes the overlay datagrams of one batch and the time, in seconds, at which it was read."""
@@ -70,6 +71,16 @@ class UdpPath(NamedTuple):
     """Index of the endpoint's socket."""
 
 
+class Received(NamedTuple):
+    """UDP payloads that came along one path, in order."""
+
+    path: UdpPath
+    packets: list[bytes]
+    waited: float = 0.0
+    """Seconds between their arrival in the kernel and being read, where that is known: what this program's turn cost,
+    and not the path."""
+
+
 class Host(Protocol):
     """What a connection needs of its endpoint."""
 
@@ -79,8 +90,11 @@ class Host(Protocol):
     def now(self) -> float:
         """Return the time in seconds, of the clock that all deadlines are in."""
 
-    def transmit(self, packets: list[tuple[bytes, UdpPath]]) -> None:
+    def transmit(self, path: UdpPath, packets: list[bytes]) -> None:
         """Send UDP payloads. Never raises for what the network does."""
+
+    def max_payload(self, path: UdpPath) -> int:
+        """Bytes of the largest UDP payload that this machine's end of ``path`` could carry."""
 
     def touch(self, connection: Connection) -> None:
         """Have ``connection`` flushed when the batch ends, or with the next one."""
@@ -143,6 +157,7 @@ class Connection:
         self.connection_ids: set[bytes] = set()
         """The engine's note of where packets for this connection are addressed to."""
         self._quic = quic
+        quic.clock = host.now
         self._host = host
         self._first_path = path
         self._is_client = is_client
@@ -150,6 +165,7 @@ class Connection:
         self._established = False
         self._admitted = is_client
         self._queue = DatagramQueue(self.counters)
+        self._fresh: list[bytes] = []
         self._handler: DatagramHandler | None = None
         self._datagrams_in: list[bytes] = []
         self._control_in = bytearray()
@@ -162,6 +178,7 @@ class Connection:
         self._goodbye: list[tuple[bytes, UdpPath]] = []
         self._goodbyes_left = 0
         self._goodbye_at = math.inf
+        self._resume_at = math.inf
 
     # -- for roles ---------------------------------------------------------------------------------------------------
 
@@ -193,12 +210,12 @@ class Connection:
     @property
     def queue_length(self) -> int:
         """Overlay datagrams that wait to be sent."""
-        return len(self._queue)
+        return len(self._queue) + len(self._fresh)
 
     @property
     def queue_bytes(self) -> int:
         """Bytes of overlay datagrams that wait to be sent."""
-        return self._queue.size
+        return self._queue.size + sum(map(len, self._fresh))
 
     @property
     def closed(self) -> Closed | None:
@@ -217,7 +234,7 @@ class Connection:
         if self._closed is not None or not self._established:
             self.counters.not_connected_dropped += len(list(datagrams))
             return
-        self._queue.push(datagrams, self._quic.datagram_budget, self._host.now())
+        self._fresh += datagrams
         self._host.touch(self)
 
     def flush(self) -> None:
@@ -311,12 +328,16 @@ class Connection:
         """Whether at least one packet of the peer decrypted."""
         return self._quic.started
 
-    def packet_untrusted(self, packet: bytes, path: UdpPath, now: float) -> None:
-        """Hand one UDP payload to aioquic. Never raises for what is in it."""
+    def packets_untrusted(self, packets: Sequence[bytes], path: UdpPath, now: float, waited: float = 0.0) -> None:
+        """Take UDP payloads from ``path`` that begin alike (see ``Quic.receive_untrusted``), which came ``waited``
+        seconds ago. Never raises for what is in them."""
         if self._closed is not None:
             return
         try:
-            self._quic.receive_datagram(packet, path, now)
+            self._quic.receive_untrusted(packets, path, now, self._datagrams_in, waited)
+            if self._quic.forged:
+                self.counters.drop("forged", self._quic.forged)
+                self._quic.forged = 0
         except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
             self._fail(error, now)
 
@@ -338,9 +359,14 @@ class Connection:
         if self._closed is not None:
             return
         try:
-            packets = self._packets_to_send(now)
-            if packets:
-                self._host.transmit(packets)
+            quic = self._quic
+            if not quic.batched:
+                self._transmit_stock(now)
+            else:
+                if quic.stock_due():
+                    self._send_stock(quic.datagrams_to_send(now))
+                if quic.batched:  # not any more, when aioquic had a goodbye to say
+                    self._transmit_batch(now)
             self._take_events(now)
             self._host.schedule(self)
         except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
@@ -376,7 +402,7 @@ class Connection:
         if self._closed is not None:
             return self._goodbye_at
         timer = self._quic.get_timer()
-        deadline = math.inf if timer is None else timer
+        deadline = self._resume_at if timer is None else min(timer, self._resume_at)
         return deadline if self._established else min(deadline, self._handshake_deadline)
 
     def leave(self, reason: str) -> None:
@@ -387,28 +413,61 @@ class Connection:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    def _packets_to_send(self, now: float) -> list[tuple[bytes, UdpPath]]:
+    def _transmit_batch(self, now: float) -> None:
+        """Send what is due in packets of our own making: ACK, datagrams, path MTU probe."""
         quic, queue = self._quic, self._queue
-        packets: list[tuple[bytes, UdpPath]] = []
+        datagrams = self._datagrams_to_go(now)
+        packets = quic.seal(datagrams, now)
+        if packets:
+            self._host.transmit(self._path, packets)
+        while probe := quic.probe(now):
+            self._host.transmit(self._path, probe)
+        if datagrams:
+            self._count_out(datagrams)
+        self._resume_at = math.inf
         if queue:
-            queue.expire(now)
-            if quic.control_unsent:
-                # aioquic writes DATAGRAM before STREAM frames in each packet. Alone, first, the control stream gets
-                # through however many datagrams wait.
-                packets += quic.datagrams_to_send(now)
-        while True:
-            fed = queue.take(quic.send_allowance(now), quic.datagram_budget) if queue else []
-            if fed:
-                quic.feed_datagrams([item[1] for item in fed])
-            packets += quic.datagrams_to_send(now)
-            left = quic.reclaim_datagrams()
-            if fed:
-                self._count_out(fed[: len(fed) - left])
-            if left:
-                queue.put_back(fed[-left:])
-            # Once more if aioquic took all and more waits: only when it stops by itself does it set its timer.
-            if left or not fed or not queue:
-                return packets
+            self._resume_at = quic.resume_at()
+        else:
+            quic.note_app_limited()
+
+    def _datagrams_to_go(self, now: float) -> list[bytes]:
+        """What may leave now, of what waits and what has just come; the rest waits."""
+        queue, fresh = self._queue, self._fresh
+        if fresh:
+            self._fresh = []
+            return queue.offer(fresh, self._quic.allowance(now), self._quic.datagram_budget, now)
+        if not queue:
+            return []
+        return queue.take(self._quic.allowance(now), self._quic.datagram_budget, now)
+
+    def _transmit_stock(self, now: float) -> None:
+        """Have aioquic make all packets: during the handshake, on a path that is not validated yet, or by choice."""
+        quic, queue = self._quic, self._queue
+        if (queue or self._fresh) and quic.handshake_complete and quic.control_unsent:
+            # aioquic writes DATAGRAM before STREAM frames in each packet. Alone, first, the control stream gets
+            # through however many datagrams wait.
+            self._send_stock(quic.datagrams_to_send(now))
+        datagrams = self._datagrams_to_go(now)
+        packets, left = quic.stock_datagrams(datagrams, now)
+        self._send_stock(packets)
+        self._count_out(datagrams[: len(datagrams) - left])
+        self.counters.queue_dropped += left
+        self._resume_at = math.inf
+        if queue:
+            self._resume_at = quic.resume_at()
+        else:
+            quic.note_app_limited()
+
+    def _send_stock(self, packets: list[tuple[bytes, UdpPath]]) -> None:
+        """Send packets of aioquic's making, runs of one path together."""
+        transmit = self._host.transmit
+        for path, run in itertools.groupby(packets, key=lambda item: item[1]):
+            transmit(path, [packet for packet, _path in run])
+
+    @property
+    def _path(self) -> UdpPath:
+        """Where packets go now."""
+        return self._quic.get_peer_address() or self._first_path
 
     def _take_events(self, now: float) -> None:
         """Drain aioquic's events. No handler is called here, so that a nested call cannot reorder anything."""
@@ -434,6 +493,7 @@ class Connection:
             case events.HandshakeCompleted(alpn_protocol=protocol):
                 if protocol == settings.ALPN:
                     self._established = True
+                    self._quic.path_ceiling(self._host.max_payload(self._path), now)
                     self._host.connected(self)
                 else:
                     self._violation(_NO_APPLICATION_PROTOCOL, f"this end speaks {settings.ALPN} only", now)
@@ -490,13 +550,15 @@ class Connection:
         else:
             self._handler(datagrams, now)
 
-    def _count_out(self, items: list[tuple[float, bytes]]) -> None:
-        self.counters.datagrams_out += len(items)
-        self.counters.datagram_bytes_out += sum(len(item[1]) for item in items)
+    def _count_out(self, datagrams: list[bytes]) -> None:
+        self.counters.datagrams_out += len(datagrams)
+        self.counters.datagram_bytes_out += sum(map(len, datagrams))
 
     def _end(self, closed: Closed) -> None:
         """Note the end and wake everyone who waits; the goodbye may still be to be said."""
         self._closed = closed
+        self.counters.queue_dropped += len(self._fresh)
+        self._fresh = []
         self._queue.clear()
         self._readers.unpark_all()
         self._writers.unpark_all()
@@ -515,7 +577,7 @@ class Connection:
         """Send the same packets once more, as RFC 9000 section 10.2.1 allows, or finish."""
         self._goodbyes_left -= 1
         if self._goodbye:
-            self._host.transmit(self._goodbye)
+            self._send_stock(self._goodbye)
         if self._goodbyes_left <= 0 or not self._goodbye:
             self._goodbyes_left = 0
             self._finish()

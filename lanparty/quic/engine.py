@@ -17,12 +17,20 @@ from collections.abc import Callable, Sequence
 
 from lanparty.obs.events import TASK_FAILED
 from lanparty.obs.log import log
-from lanparty.quic.connection import Connection, UdpPath
+from lanparty.quic.connection import Connection, Received, UdpPath
+from lanparty.quic.internals import CONNECTION_ID_SIZE
+from lanparty.quic.settings import UDP_PAYLOAD
 
 __all__ = ["Engine", "Transmit"]
 
-Transmit = Callable[[list[tuple[bytes, UdpPath]]], None]
-"""Sends UDP payloads; never raises for what the network does."""
+_LONG_HEADER = 0x80
+"""Bit of the first byte (RFC 9000 section 17)."""
+
+Transmit = Callable[[UdpPath, list[bytes]], None]
+"""Sends UDP payloads along a path; never raises for what the network does."""
+
+
+_ID_END = 1 + CONNECTION_ID_SIZE
 
 _SWEEP_ABOVE = 64
 """Entries of the heap below which sweeping is not worth it."""
@@ -40,6 +48,7 @@ class Engine:
         now: Callable[[], float],
         transmit: Transmit,
         local_address: Callable[[UdpPath], tuple[str, int]],
+        max_payload: Callable[[UdpPath], int] = lambda _path: UDP_PAYLOAD,
         on_deadline: Callable[[], None] = lambda: None,
     ) -> None:
         self.in_batch = False
@@ -47,6 +56,7 @@ class Engine:
         self.now = now
         self.transmit = transmit
         self.local_address = local_address
+        self.max_payload = max_payload
         self.connections: set[Connection] = set()
         self._on_deadline = on_deadline
         self._touched: dict[Connection, None] = {}  # a set that keeps the order
@@ -56,22 +66,40 @@ class Engine:
 
     # -- driven by sockets and timers ------------------------------------------------------------------------------
 
-    def receive_untrusted(self, packets: Sequence[tuple[bytes, UdpPath]], now: float) -> None:
+    def receive_untrusted(self, batch: Sequence[Received], now: float) -> None:
         """Process a batch of UDP payloads: all received, then all handlers, then all that became ready is sent.
 
         Never raises for what is in the packets.
         """
         self.in_batch = True
         try:
-            touched = self._touched
-            for packet, path in packets:
-                connection = self._route_untrusted(packet, path, now)
-                if connection is not None:
-                    connection.packet_untrusted(packet, path, now)
-                    touched[connection] = None
+            for received in batch:
+                self._receive_run_untrusted(received, now)
             self._finish_batch(now)
         finally:
             self.in_batch = False
+
+    def _receive_run_untrusted(self, received: Received, now: float) -> None:
+        """Give the packets of one path to their connections; neighbours with the same connection id go together."""
+        path, packets, waited = received
+        start, count = 0, len(packets)
+        while start < count:
+            packet = packets[start]
+            if not packet:
+                self.counters["dropped_malformed"] += 1
+                start += 1
+                continue
+            stop = start + 1
+            if packet[0] < _LONG_HEADER:
+                connection_id = packet[1:_ID_END]
+                while stop < count and packets[stop][1:_ID_END] == connection_id and packets[stop][0] < _LONG_HEADER:
+                    stop += 1
+            connection = self._route_untrusted(packet, path, now)
+            if connection is not None:
+                run = packets if stop - start == count else packets[start:stop]
+                connection.packets_untrusted(run, path, now, waited)
+                self._touched[connection] = None
+            start = stop
 
     def handle_timers(self, now: float) -> None:
         """Do what is due at ``now``, on all connections."""

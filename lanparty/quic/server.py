@@ -13,7 +13,7 @@ import trio
 from lanparty.quic.connection import Connection
 from lanparty.quic.driver import Driver
 from lanparty.quic.internals import server_configuration
-from lanparty.quic.sockets import bind_all
+from lanparty.quic.sockets import UdpSocket, bind_all
 from lanparty.quic.table import ConnectionTable, EndpointLimits
 from lanparty.quic.trust import ServerIdentity
 
@@ -40,12 +40,14 @@ class ServerEndpoint:
         self._on_connection = on_connection
         self._errors: Counter[str] = Counter()
         self._table: ConnectionTable | None = None
+        self._sockets: list[UdpSocket] = []
 
     @property
     def counters(self) -> dict[str, int]:
         """What happened since the start, by name; ``socket_ERRNO`` for network errors; ``connections``, ``half_open``
         now."""
         counters = {f"socket_{name}": count for name, count in self._errors.items()}
+        counters["socket_receive_drops"] = sum(udp.receive_drops() for udp in self._sockets)
         if self._table is not None:
             counters |= self._table.counters
             counters |= {"connections": len(self._table.connections), "half_open": self._table.half_open}
@@ -61,7 +63,7 @@ class ServerEndpoint:
 
         Cancelled, it says goodbye to every client and closes. Raises ``MachineError`` when it cannot listen.
         """
-        sockets = bind_all(self._listen, self._errors)
+        self._sockets = sockets = bind_all(self._listen, self._errors)
         driver = Driver(sockets, self._errors)
         self._table = driver.engine = table = ConnectionTable(
             configuration=self._configuration,
@@ -70,6 +72,7 @@ class ServerEndpoint:
             now=trio.current_time,
             transmit=driver.transmit,
             local_address=driver.local_address,
+            max_payload=driver.max_payload,
             on_deadline=driver.rearm,
         )
         try:
@@ -77,5 +80,6 @@ class ServerEndpoint:
             await driver.run()
         finally:
             table.leave("the relay is shutting down")
+            self._sockets = []
             for udp in sockets:
                 udp.close()

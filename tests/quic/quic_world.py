@@ -15,7 +15,7 @@ from functools import cache
 import attrs
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from lanparty.quic.connection import Connection, UdpPath
+from lanparty.quic.connection import Connection, Received, UdpPath
 from lanparty.quic.engine import Engine
 from lanparty.quic.internals import Quic, client_configuration, server_configuration
 from lanparty.quic.table import ConnectionTable, EndpointLimits
@@ -40,7 +40,12 @@ class SimClient(Engine):
     """A client without a socket. ``address`` may be changed in mid-life, as a NAT does."""
 
     def __init__(self, world: World, address: tuple[str, int], quic: Quic | None = None) -> None:
-        super().__init__(now=lambda: world.now, transmit=self._send, local_address=lambda path: ("0.0.0.0", 0))
+        super().__init__(
+            now=lambda: world.now,
+            transmit=self._send,
+            local_address=lambda path: ("0.0.0.0", 0),
+            max_payload=lambda path: world.max_payload,
+        )
         self.world = world
         self.address = address
         self.quic = quic or Quic(configuration=client_configuration(DEV_SERVER_NAME, trust()))
@@ -59,8 +64,8 @@ class SimClient(Engine):
         self.received += datagrams
         self.batches += 1
 
-    def _send(self, packets: list[tuple[bytes, UdpPath]]) -> None:
-        for packet, _path in packets:
+    def _send(self, path: UdpPath, packets: list[bytes]) -> None:
+        for packet in packets:
             self.world.carry(packet, self, None)
 
     def _route_untrusted(self, packet: bytes, path: UdpPath, now: float) -> Connection | None:
@@ -82,8 +87,10 @@ class World:
         limits: EndpointLimits | None = None,
         link: Callable[[Seen], Sequence[float]] = lambda seen: (DELAY,),
         admit: bool = True,
+        max_payload: int = 1200,
     ) -> None:
         self.now = START
+        self.max_payload = max_payload
         self.link = link
         self.seen: list[Seen] = []
         self.accepted: list[Connection] = []
@@ -100,6 +107,7 @@ class World:
             now=lambda: self.now,
             transmit=self._send,
             local_address=lambda path: SERVER,
+            max_payload=lambda path: self.max_payload,
         )
 
     def client(self, address: tuple[str, int] = ("192.0.2.1", 5000), *, connect: bool = True) -> SimClient:
@@ -141,11 +149,16 @@ class World:
             if arrival <= due:
                 # What arrives at one moment for one engine is one batch.
                 first = self._wire[0]
-                batch = []
-                while self._wire and self._wire[0][0] <= first[0] and self._wire[0][2] is first[2] and len(batch) < 64:
+                batch: list[Received] = []
+                count = 0
+                while self._wire and self._wire[0][0] <= first[0] and self._wire[0][2] is first[2] and count < 64:
                     _at, _number, to, source, packet = heapq.heappop(self._wire)
                     path = UdpPath(SERVER) if to is not None else UdpPath(source)
-                    batch.append((packet, path))
+                    count += 1
+                    if batch and batch[-1][0] == path:
+                        batch[-1][1].append(packet)
+                    else:
+                        batch.append(Received(path, [packet]))
                 (first[2] or self.table).receive_untrusted(batch, self.now)
             else:
                 for engine in engines:
@@ -162,6 +175,6 @@ class World:
         self.received += datagrams
         self.arrivals += [(datagram, now) for datagram in datagrams]
 
-    def _send(self, packets: list[tuple[bytes, UdpPath]]) -> None:
-        for packet, path in packets:
+    def _send(self, path: UdpPath, packets: list[bytes]) -> None:
+        for packet in packets:
             self.carry(packet, None, path.remote[:2])

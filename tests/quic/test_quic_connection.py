@@ -477,7 +477,7 @@ def test_time_comes_from_outside():
 
 
 @pytest.mark.parametrize(
-    "method", ["receive_datagram", "next_event", "datagrams_to_send", "send_allowance", "get_timer", "handle_timer"]
+    "method", ["receive_untrusted", "next_event", "stock_due", "allowance", "seal", "get_timer", "handle_timer"]
 )
 def test_a_mistake_in_one_connection_ends_that_one_and_no_other(method, monkeypatch):
     world = World()

@@ -10,6 +10,7 @@ from quic_world import DELAY, SERVER, START, World
 from test_quic_connection import CLIENT, in_short_header
 
 from lanparty.quic.connection import UdpPath
+from lanparty.quic.engine import Received
 from lanparty.quic.internals import parse_header_untrusted
 from lanparty.quic.table import EndpointLimits, address_key
 
@@ -19,7 +20,7 @@ def strangers(world: World, count: int, start: int = 0) -> None:
     hello = client_hello_frame()
     for number in range(start, start + count):
         path = UdpPath((f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 1000))
-        world.table.receive_untrusted([(initial(hello, number.to_bytes(8, "big")), path)], world.now)
+        world.table.receive_untrusted([Received(path, [initial(hello, number.to_bytes(8, "big"))])], world.now)
 
 
 def sent_by_server(world: World) -> list[bytes]:
@@ -45,7 +46,8 @@ def test_half_open_cap_holds_against_proven_addresses_too():
     for number in range(50):
         path = UdpPath((f"10.0.0.{number}", 1000))
         token = world.table._tokens.make(path.remote, b"original", number.to_bytes(8, "big"), world.now)
-        world.table.receive_untrusted([(initial(hello, number.to_bytes(8, "big"), token=token), path)], world.now)
+        packet = initial(hello, number.to_bytes(8, "big"), token=token)
+        world.table.receive_untrusted([Received(path, [packet])], world.now)
     assert world.table.half_open == 10
     assert world.table.counters["dropped_half_open"] == 40
 
@@ -82,7 +84,8 @@ def test_bad_retry_tokens_are_dropped(damage):
         world.now += 31
     else:
         token = token[:5]
-    world.table.receive_untrusted([(initial(client_hello_frame(), destination, token=token), path)], world.now)
+    packet = initial(client_hello_frame(), destination, token=token)
+    world.table.receive_untrusted([Received(path, [packet])], world.now)
     assert world.table.counters["dropped_bad_token"] == 1
     assert not world.table.connections
 
@@ -93,7 +96,8 @@ def test_flood_of_forged_initials_costs_state_for_none_and_leads_to_retry():
     for number in range(300):
         packet = bytearray(initial(b"\x06", number.to_bytes(8, "big")))
         packet[-20:] = rng.randbytes(20)
-        world.table.receive_untrusted([(bytes(packet), UdpPath((f"10.0.{number >> 8}.{number & 255}", 9)))], world.now)
+        path = UdpPath((f"10.0.{number >> 8}.{number & 255}", 9))
+        world.table.receive_untrusted([Received(path, [bytes(packet)])], world.now)
     assert not world.table.connections
     assert world.table.counters["dropped_forged"] == 64
     assert world.table.counters["retries"] == 236
@@ -113,7 +117,7 @@ def test_stream_offset_bomb_before_admission_is_closed_within_5_mib():
     try:
         for stream in range(100):
             frame = b"\x0e" + encode_uint_var(4 * stream) + encode_uint_var(500_000) + b"\x0a" + bytes(10)
-            world.table.receive_untrusted([(in_short_header(quic, frame), UdpPath(CLIENT))], world.now)
+            world.table.receive_untrusted([Received(UdpPath(CLIENT), [in_short_header(quic, frame)])], world.now)
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -148,11 +152,11 @@ def test_handshake_data_bomb_is_closed_small():
     world = World()
     hello = client_hello_frame()
     path = UdpPath(CLIENT)
-    world.table.receive_untrusted([(initial(hello, b"original"), path)], world.now)
+    world.table.receive_untrusted([Received(path, [initial(hello, b"original")])], world.now)
     bomb = b"\x06" + encode_uint_var(500_000) + b"\x0a" + bytes(10)
     tracemalloc.start()
     try:
-        world.table.receive_untrusted([(initial(bomb, b"original", number=1), path)], world.now)
+        world.table.receive_untrusted([Received(path, [initial(bomb, b"original", number=1)])], world.now)
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -164,7 +168,7 @@ def test_handshake_data_bomb_is_closed_small():
 def test_silent_client_gets_at_most_three_times_its_bytes():
     world = World()
     packet = initial(client_hello_frame(), b"original")
-    world.table.receive_untrusted([(packet, UdpPath(CLIENT))], world.now)
+    world.table.receive_untrusted([Received(UdpPath(CLIENT), [packet])], world.now)
     world.run(10.0)
     assert 0 < sum(map(len, sent_by_server(world))) <= 3 * len(packet)
 
@@ -245,7 +249,7 @@ def header(first: int, version: int, destination: bytes = b"destiny!", source: b
 )
 def test_strange_packets_are_dropped_and_counted(packet, counter):
     world = World()
-    world.table.receive_untrusted([(packet, UdpPath(CLIENT))], world.now)
+    world.table.receive_untrusted([Received(UdpPath(CLIENT), [packet])], world.now)
     assert dict(world.table.counters) == {counter: 1}
     assert not sent_by_server(world)
     assert not world.table.connections
@@ -255,7 +259,7 @@ def test_other_versions_are_answered_with_version_negotiation():
     world = World()
     world.client()
     packet = header(0xC0, 0xBABABABA) + b"\0\x44\x00" + bytes(1200)
-    world.table.receive_untrusted([(packet, UdpPath(CLIENT))], world.now)
+    world.table.receive_untrusted([Received(UdpPath(CLIENT), [packet])], world.now)
     (answer,) = sent_by_server(world)
     parsed = parse_header_untrusted(answer)
     assert parsed is not None
@@ -305,7 +309,7 @@ def test_a_late_copy_of_the_first_packet_opens_no_second_connection():
     world = World()
     world.pair()
     first = next(seen.packet for seen in world.seen if seen.from_client)
-    world.table.receive_untrusted([(first, UdpPath(CLIENT))], world.now)
+    world.table.receive_untrusted([Received(UdpPath(CLIENT), [first])], world.now)
     assert len(world.table.connections) == 1
     assert world.table.half_open == 0
 
