@@ -30,6 +30,7 @@ from lanparty.obs.diagnostics import DeviceState, News, device_sentences
 from lanparty.obs.errors import MachineError
 from lanparty.obs.log import log
 from lanparty.proto.mac import format_mac
+from lanparty.proto.superframe import Frame, frames_of, longest_of
 from lanparty.uplink.pump import drain_device, pump_device
 from lanparty.uplink.tunnel import Tunnel
 
@@ -237,14 +238,14 @@ class Player:
         if self.network is not None:
             self.network.gateway_present(False)
 
-    def on_frames(self, frames: list[tuple[int, bytes]], now: float) -> None:
+    def on_frames(self, frames: list[tuple[int, Frame]], now: float) -> None:
         """Room -> adapter."""
         device, longest = self.device, self._longest
         if device is None:
             return
-        passed = [frame for _, frame in frames if len(frame) <= longest]
+        passed = [frame for _, frame in frames if longest_of(frame) <= longest]
         if len(passed) != len(frames):
-            self._tunnel.counters.drop("room-length", len(frames) - len(passed))
+            self._tunnel.counters.drop("room-length", frames_of(frame for _, frame in frames) - frames_of(passed))
         device.write_batch(passed)
 
     async def _start_network(self, device: EthernetDevice) -> Network:

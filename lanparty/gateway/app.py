@@ -27,6 +27,7 @@ from lanparty.link.repair import repair
 from lanparty.obs import events
 from lanparty.obs.framelog import FrameLog
 from lanparty.obs.log import log
+from lanparty.proto.superframe import Frame
 from lanparty.uplink.loop import UplinkLoop
 from lanparty.uplink.settings import settings_from
 from lanparty.uplink.tunnel import Tunnel
@@ -61,5 +62,5 @@ async def amain(options: argparse.Namespace, stop: trio.Event) -> None:
         services.cancel_scope.cancel()
 
 
-def _nobody_there(_frames: list[bytes]) -> None:
+def _nobody_there(_frames: list[Frame]) -> None:
     """Stand in until the bridge takes over, before the LAN link runs."""

@@ -19,6 +19,7 @@ from lanparty.gateway.cam import CamSchedule
 from lanparty.gateway.members import RemoteMembers
 from lanparty.obs import events
 from lanparty.obs.log import log
+from lanparty.proto.superframe import Frame
 from lanparty.uplink.tunnel import Tunnel
 
 __all__ = ["Bridge", "Lan"]
@@ -27,7 +28,7 @@ __all__ = ["Bridge", "Lan"]
 class Lan(Protocol):
     """What the bridge needs of `lanparty.link.lan.LanLink`."""
 
-    on_frames: Callable[[list[bytes]], None]
+    on_frames: Callable[[list[Frame]], None]
     on_state: Callable[[bool], None] | None
 
     @property
@@ -49,7 +50,7 @@ class Lan(Protocol):
         """Say which MACs are remote."""
         ...
 
-    def write_batch(self, frames: Sequence[bytes]) -> None:
+    def write_batch(self, frames: Sequence[Frame]) -> None:
         """Send frames into the house; never blocks."""
         ...
 
@@ -118,7 +119,7 @@ class Bridge:
         self.members.replace(())
         self._members_changed()
 
-    def on_frames(self, frames: list[tuple[int, bytes]], now: float) -> None:
+    def on_frames(self, frames: list[tuple[int, Frame]], now: float) -> None:
         """Room -> house."""
         known = self.members.macs
         passed = self.members.to_house_untrusted(frames, now)
@@ -130,7 +131,7 @@ class Bridge:
 
     # The LAN link's calls
 
-    def _from_house(self, frames: list[bytes]) -> None:
+    def _from_house(self, frames: list[Frame]) -> None:
         """House -> room."""
         self._tunnel.transmit(self.members.to_room(frames))
 

@@ -30,6 +30,9 @@ MIN_INTERVAL = 0.1
 MAX_INTERVAL = 3600.0
 """Seconds. Beyond any switch's ageing time (usually 300 s), so as good as never."""
 
+_EARLY = 0.2
+"""Share of the interval by which a refresh may be early, to go with others."""
+
 
 @attrs.define
 class CamSchedule:
@@ -52,10 +55,13 @@ class CamSchedule:
         self._due = dict.fromkeys(self._due, -math.inf)
 
     def take(self, now: float) -> list[bytes]:
-        """Give the refresh frames that are due at ``now``."""
-        frames = []
+        """Give the refresh frames that are due at ``now``, and those that soon will be: one wake-up for all players."""
+        frames: list[bytes] = []
+        if self.next_due() > now:
+            return frames
+        soon = now + self.interval * _EARLY
         for mac, due in self._due.items():
-            if due <= now:
+            if due <= soon:
                 frames.append(layer2_update(mac))
                 self._due[mac] = now + self.interval
         self.sent += len(frames)

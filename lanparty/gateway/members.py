@@ -9,6 +9,7 @@ The relay filters what players send; the gateway does not rely on it. From the r
   3. its destination is not one that switches take for themselves (spanning tree, LACP, LLDP, CDP ...).
 From the house to the room a frame passes when its source is no player's MAC: such a frame is one of ours that came back
 (a loop), or the player is at home with the tunnel still up, and in the room it would move the player.
+A super-frame is judged once, by its headers, for all frames that it stands for: they have the same addresses.
 
 Learning: the relay's list at admission and its lifecycle messages make entries. A frame may overtake the message that
 announces its sender (datagrams and the control stream are independent), and that frame is the player's first ARP or
@@ -24,6 +25,7 @@ import attrs
 
 from lanparty.ctrl.messages import Member, Role
 from lanparty.proto.mac import MacAddress
+from lanparty.proto.superframe import Frame, frames_of, head_of, longest_of
 
 __all__ = ["MAX_FRAME", "MAX_PROVISIONAL", "PROVISIONAL_AGE", "RemoteMembers"]
 
@@ -124,27 +126,28 @@ class RemoteMembers:
         """Give the time at which `expire` has something to do; infinity when there is nothing."""
         return min((until for _, until in self._provisional.values()), default=math.inf)
 
-    def to_house_untrusted(self, frames: Sequence[tuple[int, bytes]], now: float) -> list[bytes]:
+    def to_house_untrusted(self, frames: Sequence[tuple[int, Frame]], now: float) -> list[Frame]:
         """Give those of the (origin peer, frame) pairs from the relay that may go out to the house, in order."""
-        passed: list[bytes] = []
+        passed: list[Frame] = []
         macs = self._macs
         for origin, frame in frames:
-            if not MIN_FRAME <= len(frame) <= MAX_FRAME:
-                self._drop("room-length")
-            elif macs.get(origin) != frame[6:12] and not self._believe(origin, frame[6:12], now):
-                self._drop("room-source")
-            elif frame[0] == 1 and _is_switch_control(frame[:6]):
-                self._drop("room-switch-control")
+            head = head_of(frame)
+            if not MIN_FRAME <= longest_of(frame) <= MAX_FRAME:
+                self._drop("room-length", frames_of([frame]))
+            elif macs.get(origin) != head[6:12] and not self._believe(origin, head[6:12], now):
+                self._drop("room-source", frames_of([frame]))
+            elif head[0] == 1 and _is_switch_control(head[:6]):
+                self._drop("room-switch-control", frames_of([frame]))
             else:
                 passed.append(frame)
         return passed
 
-    def to_room(self, frames: Sequence[bytes]) -> list[bytes]:
+    def to_room(self, frames: Sequence[Frame]) -> list[Frame]:
         """Give those frames of the house that may go to the relay, in order."""
         remote = self._remote
-        passed = [frame for frame in frames if frame[6:12] not in remote]
+        passed = [frame for frame in frames if head_of(frame)[6:12] not in remote]
         if len(passed) != len(frames):
-            self._drop("house-member-source", len(frames) - len(passed))
+            self._drop("house-member-source", frames_of(frames) - frames_of(passed))
         return passed
 
     def _drop(self, reason: str, count: int = 1) -> None:

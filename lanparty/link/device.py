@@ -4,7 +4,8 @@ Owns: the interface ``EthernetDevice``, its counters, and the failure of a devic
 Must not know: which kind of device it is (TAP, packet socket, memory), who reads it, what a room is.
 
 A frame here is ``bytes``: destination MAC first, no FCS, no VLAN tag that the kernel keeps beside it, checksums
-complete.
+complete. Or it is a `SuperFrame`, which stands for several, or for one whose checksum is partial. Every device takes
+both; one that cannot hand a super-frame to its kernel sends the frames that it stands for.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from lanparty.obs.errors import LanpartyError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lanparty.proto.superframe import Frame
+
 __all__ = [
     "DEFAULT_MTU",
     "ETHERNET_HEADER",
     "MIN_FRAME",
+    "READ_BYTES",
     "READ_LIMIT",
     "DeviceCounters",
     "DeviceGoneError",
@@ -40,6 +44,12 @@ DEFAULT_MTU: Final = 1500
 READ_LIMIT: Final = 64
 """Frames per wake-up. Longer runs would let one busy LAN hold up timers and acknowledgements; 64 is also the largest
 number of datagrams that one UDP_SEGMENT send takes, so that a longer batch saves no more system calls."""
+
+
+READ_BYTES: Final = 256 << 10
+"""Bytes after which a wake-up reads no more: four full super-frames, some 180 segments. They take about a millisecond
+to cut and seal; longer than that nothing else of this program should wait, a game's packet from the relay for one.
+Without this bound READ_LIMIT super-frames would be 4 MiB."""
 
 
 class DeviceGoneError(LanpartyError):
@@ -61,7 +71,9 @@ class DeviceCounters:
     frames_out: int = 0
     bytes_out: int = 0
     superframes_in: int = 0
-    """TSO/USO/GRO frames that were cut into ordinary ones."""
+    """TSO/USO/GRO frames that were read; ``frames_in`` has the frames that they stand for."""
+    superframes_out: int = 0
+    """Super-frames that the kernel took as such; ``frames_out`` has the frames that they stand for."""
     checksums_finished: int = 0
     """Frames that came with an unfinished checksum (transmit offload) which was completed here."""
     oversize_dropped: int = 0
@@ -90,8 +102,7 @@ class DeviceCounters:
 class EthernetDevice(Protocol):
     """A place where Ethernet frames are read and written.
 
-    One task reads: ``wait_readable`` then ``read_batch`` until it gives fewer frames than the limit. Anyone may
-    write.
+    One task reads: ``wait_readable`` then ``read_batch``, which leaves the rest for the next time. Anyone may write.
     """
 
     @property
@@ -116,15 +127,15 @@ class EthernetDevice(Protocol):
         """
         ...
 
-    def read_batch(self, limit: int = READ_LIMIT) -> list[bytes]:
-        """Read what is there, at most ``limit`` frames from the kernel (a super-frame counts as one, and gives many).
+    def read_batch(self, limit: int = READ_LIMIT) -> list[Frame]:
+        """Read what is there, at most ``limit`` frames from the kernel (a super-frame counts as one) and READ_BYTES.
 
-        Whole frames: no FCS, checksums complete, at most MTU + 14 bytes each. An empty list means "nothing now".
+        Whole frames: no FCS, at most MTU + 14 bytes each. An empty list means "nothing now".
         Raises DeviceGoneError when the device went down or vanished.
         """
         ...
 
-    def write_batch(self, frames: Sequence[bytes]) -> None:
+    def write_batch(self, frames: Sequence[Frame]) -> None:
         """Send ``frames`` in order. Never blocks or raises: what the kernel does not take is dropped and counted."""
         ...
 

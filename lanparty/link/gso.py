@@ -1,12 +1,12 @@
-"""Ordinary Ethernet frames out of what a packet socket with PACKET_VNET_HDR hands up.
+"""The virtio header: what a kernel says of a frame's offloads, and what we say to it.
 
-Owns: the 10-byte virtio header, finishing checksums, cutting TCP and UDP super-frames into the frames that would have
-been on the wire. Pure: no socket, no clock.
+Owns: the 10-byte virtio header, making frames and super-frames of what a device hands up, cutting what cannot be
+carried as a super-frame into finished frames. Pure: no socket, no clock.
 Must not know: where the bytes come from, who gets the frames.
 
-Why it is needed: on the way out a packet socket sees a frame before the hardware finished its checksum and cut it
-(TSO, USO), on the way in after the kernel merged several into one (GRO, LRO). The virtio header says which (struct
-virtio_net_hdr, linux/virtio_net.h; native byte order on a packet socket):
+A packet socket, and a TAP with offloads, see a frame before the hardware would have finished its checksum and cut it
+(TSO, USO), or after the kernel merged several into one (GRO, LRO). The virtio header says which (struct
+virtio_net_hdr, linux/virtio_net.h; native byte order on both):
 
      0       1          2            4          6             8              10
     +-------+----------+------------+----------+-------------+--------------+----------------------------
@@ -14,19 +14,17 @@ virtio_net_hdr, linux/virtio_net.h; native byte order on a packet socket):
     +-------+----------+------------+----------+-------------+--------------+----------------------------
     flags     1 NEEDS_CSUM: the checksum field holds only the pseudo header's sum; bit 2 DATA_VALID: it was verified
     GSO type  0 none, 1 TCPv4, 3 UFO, 4 TCPv6, 5 UDP (USO); bit 0x80: the flow uses ECN
-    header length is only a hint (the length of the kernel's linear part) and is not used here
+    header length is only a hint (the length of the kernel's linear part): we say how much is headers, and read nothing
 
-Path of one read:
+Path of one read, cheapest first (the device itself takes what has neither flag nor GSO type):
 
-1. ``frames_untrusted`` looks at flags and GSO type; an ordinary finished frame is copied out at once.
-2. NEEDS_CSUM without GSO: ``finish_checksum_untrusted``, as the kernel's ``skb_checksum_help``.
-3. GSO: ``segment_untrusted`` finds the headers in the frame itself and builds every segment with its own IP length,
-IP
-   identification, sequence number or UDP length, and checksums, as ``tcp_gso_segment`` and ``__udp_gso_segment`` do.
-
-The ones-complement sum (RFC 1071) of bytes is taken as one big integer modulo 65535: 2**16 is 1 modulo 65535, so this
-is the same as adding up the 16-bit words and folding, and it runs at C speed. It gives 0 where folding gives 0xFFFF;
-both are zero in ones complement, and only the complement that is stored has to choose a spelling.
+1. ``take_untrusted``: NEEDS_CSUM on a plain frame (``proto.superframe``) over FINISH_LIMIT, or on a super-frame,
+   makes a `SuperFrame`; the headers are checked, the payload is not looked at.
+2. ``frames_untrusted``, other NEEDS_CSUM without GSO: ``finish_checksum_untrusted``, as the kernel's
+   ``skb_checksum_help``.
+3. Other GSO, and all of it where super-frames are switched off: ``segment_untrusted`` finds the headers in the frame
+   itself and builds every segment with its own IP length, IP identification, sequence number or UDP length, and
+   checksums, as ``tcp_gso_segment`` and ``__udp_gso_segment`` do.
 """
 
 from __future__ import annotations
@@ -36,10 +34,28 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from lanparty.proto.superframe import (
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP,
+    MAX_SEGMENTS,
+    MAX_SUPERFRAME,
+    OffloadError,
+    SuperFrame,
+    checksum,
+    internet_sum,
+    superframe_untrusted,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lanparty.link.device import DeviceCounters
+    from lanparty.proto.superframe import Frame
+
 __all__ = [
+    "FINISH_LIMIT",
     "GSO_ECN",
     "GSO_NONE",
     "GSO_TCPV4",
@@ -48,6 +64,7 @@ __all__ = [
     "GSO_UFO",
     "MAX_SUPERFRAME",
     "NEEDS_CSUM",
+    "NO_OFFLOAD",
     "VNET_HEADER",
     "VNET_HEADER_SIZE",
     "OffloadError",
@@ -56,36 +73,26 @@ __all__ = [
     "finish_checksum_untrusted",
     "frames_untrusted",
     "segment_untrusted",
+    "take_untrusted",
+    "vnet_header",
 ]
 
 VNET_HEADER: Final = struct.Struct("=BBHHHH")
 VNET_HEADER_SIZE: Final = 10
 
 NEEDS_CSUM: Final = 1
-GSO_NONE: Final = 0
-GSO_TCPV4: Final = 1
 GSO_UFO: Final = 3
-GSO_TCPV6: Final = 4
-GSO_UDP: Final = 5
 GSO_ECN: Final = 0x80
 
-MAX_SUPERFRAME: Final = 65535 + 14
-"""Bytes: an IP packet of the largest 16-bit length, and an Ethernet header. "BIG TCP" (larger, length field 0) has to
-be switched on per interface and is not cut here."""
-
-MAX_SEGMENTS: Final = 2048
-"""Segments of one super-frame: 64 KiB at 32 bytes each. Fewer bytes per segment are no bulk transfer, and one read
-would make tens of thousands of frames."""
+FINISH_LIMIT: Final = 128
+"""Bytes up to which a partial checksum is finished at once: 0.4 us here, where the flag costs a check of all headers at
+the other end (1 us), and what is so short is seldom joined. Acknowledgements and most games' packets are."""
 
 _ETHERNET = 14
 _TCP, _UDP = 6, 17
 _FIN, _PSH, _CWR = 0x01, 0x08, 0x80
 _CHECKSUM_OFFSETS: Final = frozenset({16, 6, 2, 4})
 """Of TCP, UDP and DCCP, ICMP and ICMPv6, GRE. SCTP's (8) is a CRC32c, no internet checksum."""
-
-
-class OffloadError(ValueError):
-    """The virtio header and the frame do not fit together, or describe something that is not cut here."""
 
 
 @attrs.frozen
@@ -106,20 +113,23 @@ class VnetHeader:
         )
 
 
-def checksum(*parts: bytes | bytearray | memoryview) -> int:
-    """The internet checksum (RFC 1071) of the parts put together; every part but the last has an even length."""
-    return -_sum(*parts) % 65535
+NO_OFFLOAD: Final = bytes(VNET_HEADER_SIZE)
+"""The header of a finished frame."""
 
 
-def _sum(*parts: bytes | bytearray | memoryview) -> int:
-    total = 0
-    for part in parts:
-        value = int.from_bytes(part, "big")
-        total += value << 8 if len(part) & 1 else value
-    return total % 65535
+def vnet_header(superframe: SuperFrame) -> bytes:
+    """Give the virtio header by which a kernel takes ``superframe``."""
+    return VNET_HEADER.pack(
+        NEEDS_CSUM,
+        superframe.gso_type,
+        superframe.header_size,
+        superframe.gso_size,
+        superframe.checksum_start,
+        superframe.checksum_offset,
+    )
 
 
-def finish_checksum_untrusted(frame: bytearray, start: int, offset: int) -> None:
+def finish_checksum_untrusted(frame: bytearray | memoryview, start: int, offset: int) -> None:
     """Complete a partial checksum in place: the field at ``start + offset`` holds the pseudo header's sum.
 
     Zero is written as 0xFFFF, as the kernel does: for UDP 0 would mean "no checksum" (RFC 768), for all others both
@@ -132,28 +142,66 @@ def finish_checksum_untrusted(frame: bytearray, start: int, offset: int) -> None
     frame[field : field + 2] = value.to_bytes(2, "big")
 
 
-def frames_untrusted(buffer: memoryview, max_frame: int) -> tuple[list[bytes], int]:
-    """All ordinary frames of one read, and how many there are that are longer than ``max_frame`` (left out).
+def take_untrusted(
+    buffer: memoryview, frames: list[Frame], max_frame: int, counters: DeviceCounters, joined: bool
+) -> int:
+    """Add what one read gave, an offload still due, to ``frames`` and to ``counters``; give the bytes of all frames.
 
-    ``buffer`` is the virtio header and the frame. Raises OffloadError when the two do not fit together.
+    ``buffer`` is the virtio header and the frame; ``joined``: whether super-frames may stay what they are.
+    """
+    try:
+        flags, gso_type, _, gso_size, start, offset = VNET_HEADER.unpack_from(buffer)
+        if joined and flags & NEEDS_CSUM and (gso_type or len(buffer) > VNET_HEADER_SIZE + FINISH_LIMIT):
+            frame = buffer[VNET_HEADER_SIZE:].tobytes()
+            superframe = superframe_untrusted(frame, gso_type & ~GSO_ECN, gso_size, start, offset)
+            if superframe is not None:
+                return _count(superframe, frames, max_frame, counters)
+        finished = frames_untrusted(buffer)
+    except (OffloadError, struct.error):
+        counters.offload_dropped += 1
+        return 0
+    fitting = [frame for frame in finished if len(frame) <= max_frame]
+    if gso_type:
+        counters.superframes_in += 1
+    else:
+        counters.checksums_finished += len(fitting)
+    frames += fitting
+    octets = sum(map(len, fitting))
+    counters.oversize_dropped += len(finished) - len(fitting)
+    counters.frames_in += len(fitting)
+    counters.bytes_in += octets
+    return octets
+
+
+def _count(superframe: SuperFrame, frames: list[Frame], max_frame: int, counters: DeviceCounters) -> int:
+    segments = superframe.segments
+    if superframe.longest > max_frame:
+        counters.oversize_dropped += segments
+        return 0
+    frames.append(superframe)
+    if segments > 1:
+        counters.superframes_in += 1
+    octets = superframe.octets
+    counters.frames_in += segments
+    counters.bytes_in += octets
+    return octets
+
+
+def frames_untrusted(buffer: memoryview) -> list[bytes]:
+    """All finished ordinary frames of one read.
+
+    ``buffer`` is the virtio header and the frame. Raises OffloadError when the two do not fit together. A checksum is
+    finished in the buffer itself.
     """
     if len(buffer) < VNET_HEADER_SIZE:
         raise OffloadError("virtio header cut short")
     flags, gso_type, _, gso_size, start, offset = VNET_HEADER.unpack_from(buffer)
     frame = buffer[VNET_HEADER_SIZE:]
-    if gso_type == GSO_NONE:
-        if len(frame) > max_frame:
-            return [], 1
-        if not flags & NEEDS_CSUM:
-            return [bytes(frame)], 0
-        finished = bytearray(frame)
-        finish_checksum_untrusted(finished, start, offset)
-        return [bytes(finished)], 0
-    segments = segment_untrusted(frame, gso_type, gso_size, partial=bool(flags & NEEDS_CSUM))
-    if len(segments[0]) > max_frame:  # no segment is longer than the first
-        fitting = [segment for segment in segments if len(segment) <= max_frame]
-        return fitting, len(segments) - len(fitting)
-    return segments, 0
+    if gso_type != GSO_NONE:
+        return segment_untrusted(frame, gso_type, gso_size, partial=bool(flags & NEEDS_CSUM))
+    if flags & NEEDS_CSUM:
+        finish_checksum_untrusted(frame, start, offset)
+    return [frame.tobytes()]
 
 
 def segment_untrusted(frame: memoryview, gso_type: int, gso_size: int, *, partial: bool = True) -> list[bytes]:
@@ -209,7 +257,7 @@ def _find_ipv6(frame: memoryview, protocol: int) -> int:
 def _pseudo_sum(frame: memoryview, version: int, protocol: int) -> int:
     """Sum of the pseudo header without the length (RFC 9293, 3.1; RFC 8200, 8.1)."""
     addresses = frame[26:34] if version == 4 else frame[22:54]
-    return _sum(addresses) + protocol
+    return internet_sum(addresses) + protocol
 
 
 def _network_headers(frame: memoryview, version: int, transport: int, lengths: Sequence[int]) -> list[bytes]:
@@ -225,7 +273,7 @@ def _network_headers(frame: memoryview, version: int, transport: int, lengths: S
     identification = int.from_bytes(header[18:20], "big")
     header[16:20] = b"\0\0\0\0"  # length, identification and checksum: left out of the sum of what stays the same
     header[24:26] = b"\0\0"
-    constant = _sum(memoryview(header)[_ETHERNET:])
+    constant = internet_sum(memoryview(header)[_ETHERNET:])
     for index, length in enumerate(lengths):
         total = extra + length
         number = (identification + index) & 0xFFFF
@@ -259,7 +307,7 @@ def _cut_tcp(frame: memoryview, version: int, transport: int, gso_size: int) -> 
     flags = header[13]
     header[4:8] = b"\0\0\0\0"
     header[13] = 0
-    constant = _pseudo_sum(frame, version, _TCP) + header_size + _sum(header)
+    constant = _pseudo_sum(frame, version, _TCP) + header_size + internet_sum(header)
     last = len(chunks) - 1
     segments: list[bytes] = []
     for index, chunk in enumerate(chunks):
@@ -271,7 +319,7 @@ def _cut_tcp(frame: memoryview, version: int, transport: int, gso_size: int) -> 
             own_flags &= ~_CWR  # said once per reaction (RFC 3168, 6.1.2)
         struct.pack_into("!I", header, 4, number)
         header[13] = own_flags
-        total = constant + len(chunk) + number + own_flags + _sum(chunk)
+        total = constant + len(chunk) + number + own_flags + internet_sum(chunk)
         struct.pack_into("!H", header, 16, -total % 65535)
         segments.append(b"".join((networks[index], header, chunk)))
     return segments
@@ -287,11 +335,11 @@ def _cut_udp(frame: memoryview, version: int, transport: int, gso_size: int, *, 
     networks = _network_headers(frame, version, transport, [8 + len(chunk) for chunk in chunks])
 
     ports = frame[transport : transport + 4]
-    constant = _pseudo_sum(frame, version, _UDP) + _sum(ports)
+    constant = _pseudo_sum(frame, version, _UDP) + internet_sum(ports)
     segments: list[bytes] = []
     for network, chunk in zip(networks, chunks, strict=True):
         length = 8 + len(chunk)
         # The length counts twice: in the pseudo header and in the UDP header.
-        value = 0 if unsummed else -(constant + 2 * length + _sum(chunk)) % 65535 or 0xFFFF
+        value = 0 if unsummed else -(constant + 2 * length + internet_sum(chunk)) % 65535 or 0xFFFF
         segments.append(b"".join((network, ports, struct.pack("!HH", length, value), chunk)))
     return segments

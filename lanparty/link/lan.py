@@ -39,6 +39,7 @@ from lanparty.link.packet import check_packet_permission, open_packet
 from lanparty.obs.errors import MachineError
 from lanparty.obs.events import LINK_NOT_USABLE
 from lanparty.obs.log import log
+from lanparty.proto.superframe import frames_of, head_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from lanparty.link.netlink import LinkInfo, Netlink, Watch
     from lanparty.link.packet import PacketDevice
     from lanparty.link.tap import TapDevice
+    from lanparty.proto.superframe import Frame
 
 __all__ = ["PORT_NAME", "LanLink"]
 
@@ -71,14 +73,14 @@ class LanLink:
         self,
         interface: str,
         *,
-        on_frames: Callable[[list[bytes]], None],
+        on_frames: Callable[[list[Frame]], None],
         on_state: Callable[[bool], None] | None = None,
         counters: DeviceCounters | None = None,
         max_frame: int = DEFAULT_MTU + ETHERNET_HEADER,
         helper: AdapterKind = "auto",
     ) -> None:
         self.interface: str = interface
-        self.on_frames: Callable[[list[bytes]], None] = on_frames
+        self.on_frames: Callable[[list[Frame]], None] = on_frames
         self.on_state: Callable[[bool], None] | None = on_state
         self._counters = DeviceCounters() if counters is None else counters
         self._max_frame = max_frame
@@ -113,29 +115,30 @@ class LanLink:
         if self._device is not None:
             self._set_filter(self._device)
 
-    def write_batch(self, frames: Sequence[bytes]) -> None:
+    def write_batch(self, frames: Sequence[Frame]) -> None:
         """Send players' frames into the house, in order; never blocks. While the LAN is down they are dropped,
         counted."""
         device, own_stack = self._device, self._own_stack
         if device is None or not self._up:
-            self._counters.write_dropped += len(frames)
+            self._counters.write_dropped += frames_of(frames)
             return
         if own_stack is None:
             device.write_batch(frames)
             return
         own_mac, members = self._mac, self._members
-        wire: list[bytes] = []
-        inside: list[bytes] = []
+        wire: list[Frame] = []
+        inside: list[Frame] = []
         for frame in frames:
-            if len(frame) < MIN_FRAME:
+            head = head_of(frame)  # A super-frame goes one way as a whole: its frames have one destination.
+            if len(head) < MIN_FRAME:
                 self._counters.runt_dropped += 1
-            elif frame[0] & 1:
+            elif head[0] & 1:
                 wire.append(frame)
                 # Our packet socket will see it on the NIC and knows it by its source. One that is not known (yet) would
                 # be sent back into the room.
-                if frame[6:12] in members:
+                if head[6:12] in members:
                     inside.append(frame)
-            elif frame[:6] == own_mac:
+            elif head[:6] == own_mac:
                 inside.append(frame)
             else:
                 wire.append(frame)
@@ -266,9 +269,9 @@ class LanLink:
                 await device.wait_readable()
                 frames = device.read_batch()
                 members = self._members
-                passed = [frame for frame in frames if accepts(frame, members)]
+                passed = [frame for frame in frames if accepts(head_of(frame), members)]
                 if len(passed) != len(frames):
-                    counters.filtered_dropped += len(frames) - len(passed)
+                    counters.filtered_dropped += frames_of(frames) - frames_of(passed)
                 if passed:
                     self.on_frames(passed)
         except DeviceGoneError:

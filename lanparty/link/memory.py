@@ -4,7 +4,8 @@ Owns: a device with a bounded receive queue, and a segment (a hub) that connects
 Must not know: real interfaces.
 
 A hub does what a cable with several plugs does: each frame comes out at every other device, in order, whatever its
-destination. Frames that are too long or too short are treated as the real devices treat them.
+destination. Frames that are too long or too short are treated as the real devices treat them. Super-frames come out as
+the finished frames that they stand for, as from a kernel that takes none.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from lanparty.link.device import (
     DeviceCounters,
     DeviceGoneError,
 )
+from lanparty.proto.superframe import octets_of, plain_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from lanparty.proto.superframe import Frame
 
 __all__ = ["MemoryDevice", "MemorySegment", "memory_pair"]
 
@@ -69,23 +73,24 @@ class MemoryDevice:
         if self._closed:
             raise DeviceGoneError(f"{self.name} is gone")
 
-    def read_batch(self, limit: int = READ_LIMIT) -> list[bytes]:
+    def read_batch(self, limit: int = READ_LIMIT) -> list[Frame]:
         """See ``EthernetDevice``."""
         if self._closed:
             raise DeviceGoneError(f"{self.name} is gone")
         queue = self._received
-        frames = [queue.popleft() for _ in range(min(limit, len(queue)))]
+        frames: list[Frame] = [queue.popleft() for _ in range(min(limit, len(queue)))]
         self.counters.frames_in += len(frames)
-        self.counters.bytes_in += sum(map(len, frames))
+        self.counters.bytes_in += octets_of(frames)
         return frames
 
-    def write_batch(self, frames: Sequence[bytes]) -> None:
+    def write_batch(self, frames: Sequence[Frame]) -> None:
         """See ``EthernetDevice``."""
+        plain = plain_frames(frames)
         if self._closed:
-            self.counters.write_dropped += len(frames)
+            self.counters.write_dropped += len(plain)
             return
         passed = []
-        for frame in frames:
+        for frame in plain:
             if len(frame) > self.mtu + ETHERNET_HEADER:
                 self.counters.oversize_dropped += 1
             elif len(frame) < MIN_FRAME:

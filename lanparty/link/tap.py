@@ -1,14 +1,20 @@
 """TAP: a network interface whose cable ends in this process.
 
-Owns: /dev/net/tun, reading and writing whole frames in batches, the sentences for what can go wrong when opening it.
+Owns: /dev/net/tun, its offloads, reading and writing whole frames in batches, the sentences for what can go wrong when
+opening it.
 Must not know: what the frames are for, who the members are.
 
 The interface is not persistent: the kernel removes it, its addresses and its routes when the file descriptor closes,
-so nothing stays behind after any exit. Without IFF_VNET_HDR and TUNSETOFFLOAD the kernel finishes checksums and cuts
-super-frames before it hands them over, and takes only ordinary finished frames.
+so nothing stays behind after any exit.
+
+With IFF_VNET_HDR a virtio header is in front of every frame (gso.py), and TUNSETOFFLOAD lets the kernel hand over
+super-frames and unfinished checksums: its TCP and this program then pay once per 64 KiB, not per frame. Where the
+kernel has no such thing, or the acceleration ``vnet`` is off, it finishes checksums and cuts super-frames before it
+hands them over, and takes only ordinary finished frames.
 
 Path of a frame to the player's programs: ``write_batch`` → the kernel takes it as received on the interface.
-Path of a frame from them: the kernel's queue (txqueuelen, 500; newest dropped) → ``read_batch``.
+Path of a frame from them: the kernel's queue (txqueuelen, 500; newest dropped) → ``read_batch``: one system call per
+frame or super-frame into a buffer that stays → gso.py where an offload is still due.
 """
 
 from __future__ import annotations
@@ -22,15 +28,27 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from lanparty.link.device import DEFAULT_MTU, ETHERNET_HEADER, MIN_FRAME, READ_LIMIT, DeviceCounters, DeviceGoneError
+from lanparty.link.device import (
+    DEFAULT_MTU,
+    ETHERNET_HEADER,
+    MIN_FRAME,
+    READ_BYTES,
+    READ_LIMIT,
+    DeviceCounters,
+    DeviceGoneError,
+)
+from lanparty.link.gso import NO_OFFLOAD, VNET_HEADER_SIZE, take_untrusted, vnet_header
 from lanparty.link.kernel import IFNAME_SIZE, with_filter_program
 from lanparty.obs.errors import MachineError
+from lanparty.obs.switches import enabled
+from lanparty.proto.superframe import GSO_UDP, MAX_SUPERFRAME, expand
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from lanparty.link.bpf import Instruction
     from lanparty.link.netlink import Netlink
+    from lanparty.proto.superframe import Frame, SuperFrame
 
 __all__ = ["DEFAULT_NAME", "TapDevice", "TapUnavailableError", "open_tap", "open_tun"]
 
@@ -42,11 +60,16 @@ _TUNSETIFF = 0x400454CA
 _TUNATTACHFILTER = 0x40000000 | struct.calcsize("@HP") << 16 | 0x54D5  # _IOW('T', 213, struct sock_fprog)
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
 _IFF_TUN_EXCL = 0x8000
+_TUNSETOFFLOAD = 0x400454D0
+_OFFLOADS: Final = 0x0F
+"""TUN_F_CSUM, TSO4, TSO6, TSO_ECN: all but the newest kernels' (linux/if_tun.h)."""
+_OFFLOADS_UDP: Final = 0x60
+"""TUN_F_USO4, USO6: UDP super-frames, since Linux 6.2."""
 
-_READ_SLACK = 64
-"""Bytes that a read has room for beyond an ordinary frame (a VLAN tag that the kernel puts back is 4), so that a
-longer frame is seen to be too long instead of being cut silently."""
+_READ_SIZE: Final = VNET_HEADER_SIZE + MAX_SUPERFRAME + 1
+"""Bytes that a read has room for: one more than the longest, so that a longer one is seen to be too long."""
 
 
 class TapUnavailableError(MachineError):
@@ -56,12 +79,19 @@ class TapUnavailableError(MachineError):
 class TapDevice:
     """An ``EthernetDevice`` on a TAP interface. Made by ``open_tap``."""
 
-    def __init__(self, descriptor: int, name: str, mac: bytes, max_frame: int, counters: DeviceCounters) -> None:
+    def __init__(
+        self, descriptor: int, name: str, mac: bytes, max_frame: int, counters: DeviceCounters, offloads: int = 0
+    ) -> None:
+        """``offloads``: the TUN_F bits that the kernel agreed to; 0: there are no virtio headers."""
         self.name: str = name
         self.mac: bytes = mac
         self.counters: DeviceCounters = counters
         self._descriptor = descriptor
         self._max_frame = max_frame
+        self._vnet = bool(offloads)
+        self._udp = bool(offloads & _OFFLOADS_UDP)
+        self._buffer = bytearray(_READ_SIZE)
+        self._view = memoryview(self._buffer)
         self._gone: str | None = None
 
     async def wait_readable(self) -> None:
@@ -72,15 +102,18 @@ class TapDevice:
         except (trio.ClosedResourceError, OSError):
             raise DeviceGoneError(f"{self.name} is gone") from None
 
-    def read_batch(self, limit: int = READ_LIMIT) -> list[bytes]:
+    def read_batch(self, limit: int = READ_LIMIT) -> list[Frame]:
         """See ``EthernetDevice``."""
         self._check()
-        frames: list[bytes] = []
-        read, descriptor, size, longest = os.read, self._descriptor, self._max_frame + _READ_SLACK, self._max_frame
-        octets = 0
+        counters = self.counters
+        frames: list[Frame] = []
+        header = VNET_HEADER_SIZE if self._vnet else 0
+        read, descriptor, buffer, view, longest = os.readv, self._descriptor, self._buffer, self._view, self._max_frame
+        buffers = [buffer]
+        octets = plain = offloaded = 0
         for _ in range(limit):
             try:
-                frame = read(descriptor, size)
+                size = read(descriptor, buffers)
             except BlockingIOError:
                 break
             except OSError as error:  # EBADFD: the interface was removed under us
@@ -88,20 +121,32 @@ class TapDevice:
                 if not frames:
                     raise DeviceGoneError(self._gone) from None
                 break
-            if len(frame) > longest:
-                self.counters.oversize_dropped += 1
-                continue
-            octets += len(frame)
-            frames.append(frame)
-        self.counters.frames_in += len(frames)
-        self.counters.bytes_in += octets
+            if header and (buffer[0] & 1 or buffer[1]):
+                offloaded += take_untrusted(view[:size], frames, longest, counters, True)
+            elif size - header > longest:
+                counters.oversize_dropped += 1
+            else:
+                frames.append(view[header:size].tobytes())
+                octets += size - header
+                plain += 1
+            if octets + offloaded >= READ_BYTES:
+                break
+        counters.frames_in += plain
+        counters.bytes_in += octets
         return frames
 
-    def write_batch(self, frames: Sequence[bytes]) -> None:
+    def write_batch(self, frames: Sequence[Frame]) -> None:
         """See ``EthernetDevice``."""
-        counters, write, descriptor, longest = self.counters, os.write, self._descriptor, self._max_frame
+        counters, vnet = self.counters, self._vnet
+        write, descriptor, longest = os.write, self._descriptor, self._max_frame
         taken = octets = 0
         for frame in frames:
+            if not isinstance(frame, bytes):
+                if vnet and (self._udp or frame.gso_type != GSO_UDP):
+                    self._write_super(frame)
+                else:
+                    self.write_batch(expand(frame))
+                continue
             if not MIN_FRAME <= len(frame) <= longest:
                 if len(frame) > longest:
                     counters.oversize_dropped += 1
@@ -109,13 +154,31 @@ class TapDevice:
                     counters.runt_dropped += 1
                 continue
             try:
-                octets += write(descriptor, frame)
+                write(descriptor, NO_OFFLOAD + frame if vnet else frame)
             except OSError:  # EAGAIN, ENOBUFS: no room. EIO: down. EBADFD, EBADF: removed or closed
                 counters.write_dropped += 1
                 continue
+            octets += len(frame)
             taken += 1
         counters.frames_out += taken
         counters.bytes_out += octets
+
+    def _write_super(self, superframe: SuperFrame) -> None:
+        counters = self.counters
+        if superframe.longest > self._max_frame:
+            counters.oversize_dropped += superframe.segments
+            return
+        try:
+            os.writev(self._descriptor, (vnet_header(superframe), superframe.frame))
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # None that this kernel takes: as finished frames it does.
+                self.write_batch(expand(superframe))
+            else:
+                counters.write_dropped += superframe.segments
+            return
+        counters.superframes_out += superframe.segments > 1
+        counters.frames_out += superframe.segments
+        counters.bytes_out += superframe.octets
 
     def set_filter(self, program: Sequence[Instruction]) -> bool:
         """Put a BPF program in front of what the kernel hands over; False where the kernel does not take it."""
@@ -159,14 +222,21 @@ def open_tun(path: str = _DEVICE) -> int:
         ) from error
 
 
-def _create(name: str) -> tuple[int, str]:
-    """Descriptor and name of a new TAP interface; ``%d`` in the name asks for the first free number."""
+def _create(name: str) -> tuple[int, str, int]:
+    """Descriptor, name and offloads (TUN_F bits) of a new TAP interface; ``%d`` in the name asks for the first free
+    number."""
     if not 0 < len(name.encode()) < IFNAME_SIZE or "/" in name or any(map(str.isspace, name)):
         raise MachineError(f"{name!r} cannot be the name of a network interface: it takes 1 to 15 letters and digits")
     descriptor = open_tun()
-    request = struct.pack(f"{IFNAME_SIZE}sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL)
+    wanted = enabled("vnet")
     try:
-        answer = fcntl.ioctl(descriptor, _TUNSETIFF, request)
+        try:
+            answer = _attach(descriptor, name, _IFF_VNET_HDR if wanted else 0)
+        except OSError as error:
+            if not wanted or error.errno != errno.EINVAL:
+                raise
+            wanted = False  # EINVAL: a kernel that knows no such flag, or the name is taken by what is no TAP.
+            answer = _attach(descriptor, name, 0)
     except OSError as error:
         os.close(descriptor)
         if error.errno in {errno.EPERM, errno.EACCES}:
@@ -180,7 +250,22 @@ def _create(name: str) -> tuple[int, str]:
                 "(--tap NAME)"
             ) from None
         raise TapUnavailableError(f"cannot make the network adapter {name}: {error.strerror}") from error
-    return descriptor, answer[:IFNAME_SIZE].rstrip(b"\0").decode()
+    return descriptor, answer[:IFNAME_SIZE].rstrip(b"\0").decode(), _offload(descriptor) if wanted else 0
+
+
+def _attach(descriptor: int, name: str, flags: int) -> bytes:
+    request = struct.pack(f"{IFNAME_SIZE}sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL | flags)
+    return fcntl.ioctl(descriptor, _TUNSETIFF, request)
+
+
+def _offload(descriptor: int) -> int:
+    """Ask for as many offloads as the kernel has. It has these four, wherever it has virtio headers (Linux 2.6.27)."""
+    try:
+        fcntl.ioctl(descriptor, _TUNSETOFFLOAD, _OFFLOADS | _OFFLOADS_UDP)
+    except OSError:  # EINVAL: no UDP super-frames.
+        fcntl.ioctl(descriptor, _TUNSETOFFLOAD, _OFFLOADS)
+        return _OFFLOADS
+    return _OFFLOADS | _OFFLOADS_UDP
 
 
 @asynccontextmanager
@@ -203,13 +288,14 @@ async def open_tap(
     Raises TapUnavailableError when TAPs cannot be made here, MachineError when this one cannot (name taken or bad,
     MTU or MAC refused).
     """
-    descriptor, real_name = _create(name or DEFAULT_NAME)
+    descriptor, real_name, offloads = _create(name or DEFAULT_NAME)
     device = TapDevice(
         descriptor,
         real_name,
         mac,
         max_frame or mtu + ETHERNET_HEADER,
         DeviceCounters() if counters is None else counters,
+        offloads,
     )
     try:
         await netlink.set_link(real_name, mac=mac, mtu=None if mtu == DEFAULT_MTU else mtu)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from lanparty.ctrl.messages import Member, Welcome
+from lanparty.proto.superframe import Frame
 
 __all__ = ["Port"]
 
@@ -45,6 +46,6 @@ class Port(Protocol):
         """Take note that the room cannot be reached now; called once after each on_admitted."""
         ...
 
-    def on_frames(self, frames: list[tuple[int, bytes]], now: float) -> None:
-        """Take a batch of (origin peer id, Ethernet frame) from the room, in order. ``now`` is trio's time."""
+    def on_frames(self, frames: list[tuple[int, Frame]], now: float) -> None:
+        """Take a batch of (origin peer id, frame or super-frame) from the room, in order. ``now`` is trio's time."""
         ...

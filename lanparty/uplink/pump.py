@@ -5,7 +5,7 @@ Owns: one loop. Must not know: what kind of device it is, whether a session is a
 
 from __future__ import annotations
 
-from lanparty.link.device import READ_LIMIT, EthernetDevice
+from lanparty.link.device import EthernetDevice
 from lanparty.uplink.tunnel import Tunnel
 
 __all__ = ["drain_device", "pump_device"]
@@ -26,6 +26,6 @@ def drain_device(device: EthernetDevice, tunnel: Tunnel) -> None:
     """Carry what the device has now, for the last frames before a goodbye. Raises DeviceGoneError."""
     for _ in range(8):  # Bounded: what still comes after that belongs to nobody any more.
         frames = device.read_batch()
-        tunnel.transmit(frames)
-        if len(frames) < READ_LIMIT:
+        if not frames:
             return
+        tunnel.transmit(frames)

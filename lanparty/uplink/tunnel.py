@@ -1,13 +1,16 @@
 """The data path between a role's device and the relay's connection: plain functions, in batches.
 
     device -> room                                       room -> device
-    1. role's reader: frames                             1. connection: batch of overlay datagrams, now
+    1. role's reader: frames, super-frames               1. connection: batch of overlay datagrams, now
     2. transmit: no session? drop, count                 2. receive_untrusted: OverlayDecoder (pieces put together)
     3. clamp TCP MSS to what travels whole               3. echoes: answer, or note the reply
-    4. OverlayEncoder: 1 datagram, or pieces             4. clamp TCP MSS
-    5. connection.send_datagrams + flush, once           5. role's on_frames, once
+    4. OverlayEncoder: 1 datagram, or pieces;            4. Joiner: segments to super-frames
+       super-frames cut to their segments                5. clamp TCP MSS
+    5. connection.send_datagrams + flush, once           6. role's on_frames, once
 
-Owns: steps 2-5, the counters, the current connection's budget.
+A super-frame has no SYN (``proto.superframe``), so step 3 and 5 are for finished frames alone.
+
+Owns: steps 2-6, the counters, the current connection's budget.
 Must not know: where frames come from or go to, the control stream, the clock (``now`` is an argument).
 
 Nothing here waits, logs (unless the frame log is on) or starts a task.
@@ -24,10 +27,13 @@ from lanparty.link.device import DeviceCounters
 from lanparty.obs.counters import TunnelCounters
 from lanparty.obs.diagnostics import News, tunnel_sentences
 from lanparty.obs.framelog import FrameLog
+from lanparty.obs.switches import enabled
 from lanparty.proto import mtu
 from lanparty.proto.fragments import Reassembler
+from lanparty.proto.joiner import Joiner
 from lanparty.proto.mss import clamp_mss
 from lanparty.proto.overlay import Echo, OverlayCounters, OverlayDecoder, OverlayEncoder, encode_echo
+from lanparty.proto.superframe import Frame, frames_of, octets_of, plain_frames
 from lanparty.uplink.echo import EchoMeter
 
 __all__ = ["DatagramConnection", "Tunnel"]
@@ -36,8 +42,8 @@ RELAY_PEER = 0
 """The peer id by which echoes name the relay itself."""
 
 
-Deliver = Callable[[list[tuple[int, bytes]], float], None]
-"""Takes (origin peer id, frame) batches from the room, and the time."""
+Deliver = Callable[[list[tuple[int, Frame]], float], None]
+"""Takes (origin peer id, frame or super-frame) batches from the room, and the time."""
 
 
 class DatagramConnection(Protocol):
@@ -72,6 +78,7 @@ class _Attached:
     mss_v6: int
     encoder: OverlayEncoder
     decoder: OverlayDecoder
+    joiner: Joiner
     meter: EchoMeter
 
 
@@ -124,6 +131,7 @@ class Tunnel:
             mss_v6=0,
             encoder=OverlayEncoder(budget, fragments=fragments),
             decoder=OverlayDecoder(Reassembler(), self.overlay),
+            joiner=Joiner(joins=enabled("vnet")),
             meter=EchoMeter(),
         )
         self._follow_budget(attached, budget)
@@ -134,26 +142,26 @@ class Tunnel:
             _add(self.counters, self._attached.connection.counters)
             self._attached = None
 
-    def transmit(self, frames: Sequence[bytes]) -> None:
+    def transmit(self, frames: Sequence[Frame]) -> None:
         """Send a batch of the device's frames to the room."""
         if not frames:
             return
         attached = self._attached
         if attached is None:
-            self.counters.not_connected_dropped += len(frames)
+            self.counters.not_connected_dropped += frames_of(frames)
             return
         budget = attached.connection.datagram_budget
         if budget != attached.budget:
             self._follow_budget(attached, budget)
         counters = self.counters
-        counters.frames_out += len(frames)
-        counters.bytes_out += sum(map(len, frames))
+        counters.frames_out += frames_of(frames)
+        counters.bytes_out += octets_of(frames)
         encoder = attached.encoder
         oversize = encoder.oversize
-        datagrams = encoder.encode_batch(self._clamped(attached, frames))
+        datagrams = self._encode(attached, frames)
         counters.oversize_dropped += encoder.oversize - oversize
         if self._framelog is not None:
-            self._framelog.frames(frames, RELAY_PEER, "to-room")
+            self._framelog.frames(plain_frames(frames), RELAY_PEER, "to-room")
         attached.connection.send_datagrams(datagrams)
         attached.connection.flush()
 
@@ -171,11 +179,22 @@ class Tunnel:
         counters.frames_in += len(frames)
         counters.bytes_in += sum(len(frame) for _, frame in frames)
         if self._framelog is not None:
-            for origin, frame in frames:
-                self._framelog.frames([frame], origin, "from-room")
+            for stamp, frame in frames:
+                self._framelog.frames([frame], stamp & 0xFFFF, "from-room")
+        joiner = attached.joiner
+        refused = joiner.refused
+        joined = joiner.join_untrusted(frames)
+        if joiner.refused != refused:
+            counters.drop("partial-checksum", joiner.refused - refused)
         mss_v4, mss_v6 = attached.mss_v4, attached.mss_v6
         # Both directions, so that it does not matter which of two ends has the narrower path.
-        attached.deliver([(origin, clamp_mss(frame, mss_v4, mss_v6)) for origin, frame in frames], now)
+        attached.deliver(
+            [
+                (origin, clamp_mss(frame, mss_v4, mss_v6) if isinstance(frame, bytes) else frame)
+                for origin, frame in joined
+            ],
+            now,
+        )
 
     def send_echo(self, now: float) -> None:
         """Ask the relay for an echo; its answer, or the lack of one, is counted."""
@@ -226,6 +245,23 @@ class Tunnel:
         for reason, count in self.overlay.dropped.items():
             totals.drop(f"overlay-{reason}", count)
         return totals
+
+    def _encode(self, attached: _Attached, frames: Sequence[Frame]) -> list[bytes]:
+        """Give the datagrams of a batch, in its order."""
+        encoder = attached.encoder
+        datagrams: list[bytes] = []
+        finished: list[bytes] = []
+        for frame in frames:
+            if isinstance(frame, bytes):
+                finished.append(frame)
+                continue
+            if finished:
+                datagrams += encoder.encode_batch(self._clamped(attached, finished))
+                finished = []
+            datagrams += encoder.encode_super(frame)
+        if finished:
+            datagrams += encoder.encode_batch(self._clamped(attached, finished))
+        return datagrams
 
     def _clamped(self, attached: _Attached, frames: Sequence[bytes]) -> list[bytes]:
         mss_v4, mss_v6 = attached.mss_v4, attached.mss_v6

@@ -12,6 +12,7 @@ from lanparty.obs.counters import TunnelCounters
 from lanparty.obs.errors import ConnectionFailedError, MachineError
 from lanparty.obs.log import captured
 from lanparty.proto.mac import MacAddress
+from lanparty.proto.superframe import GSO_TCPV4, SuperFrame
 from lanparty.uplink.tunnel import Tunnel
 
 MAC = MacAddress.parse("02:00:00:00:00:01")
@@ -212,6 +213,10 @@ async def test_another_mtu_is_set_before_frames_flow_again_and_told(setup):
     setup.player.on_frames([(8, FRAME), (8, FRAME.ljust(1167, b"\0"))], 0.0)
     assert setup.adapters.device.sent == [FRAME]
     assert setup.tunnel.counters.other_dropped == {"room-length": 1}
+    # Two segments of 1167 bytes each.
+    setup.player.on_frames([(8, SuperFrame(FRAME.ljust(54 + 2 * 1113, b"\0"), GSO_TCPV4, 1113, 34, 16, 54, 2))], 0.0)
+    assert setup.adapters.device.sent == [FRAME]
+    assert setup.tunnel.counters.other_dropped == {"room-length": 3}
 
 
 async def test_the_house_comes_and_goes(setup):

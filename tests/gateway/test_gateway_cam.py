@@ -37,8 +37,19 @@ def test_another_member_does_not_put_off_the_first():
     cam.set_members([ONE])
     cam.take(100.0)
     cam.set_members([ONE, TWO])
-    assert sources(cam.take(101.0)) == [TWO]
+    assert sources(cam.take(103.0)) == [TWO]
     assert sources(cam.take(105.0)) == [ONE]
+
+
+def test_members_whose_turns_are_near_share_one_wake_up():
+    cam = CamSchedule(5.0)
+    cam.set_members([ONE])
+    cam.take(100.0)
+    cam.set_members([ONE, TWO])
+    assert sources(cam.take(101.0)) == [TWO]
+    assert cam.take(104.9) == []
+    assert sorted(sources(cam.take(105.0))) == sorted([ONE, TWO])
+    assert cam.next_due() == 110.0
 
 
 def test_who_left_is_not_refreshed_any_more():

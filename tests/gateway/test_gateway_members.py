@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lanparty.ctrl.messages import Member, Role
 from lanparty.gateway.members import MAX_PROVISIONAL, PROVISIONAL_AGE, RemoteMembers
+from lanparty.proto.superframe import GSO_TCPV4, SuperFrame
 
 ONE, TWO, HOUSE, OWN = (
     bytes.fromhex(text) for text in ("020000000001", "020000000002", "001122334455", "0a0000000099")
@@ -116,3 +117,30 @@ def test_whatever_comes_only_known_or_lawful_sources_reach_the_house(frames, now
     for passed in members.to_house_untrusted(frames, now):
         assert passed[6:12] in members.macs
         assert passed[6] & 3 == 2
+
+
+def super_frame(source, destination=HOUSE, *, size=1460, segments=3):
+    return SuperFrame(frame(source, destination, 54 + size * segments), GSO_TCPV4, size, 34, 16, 54, segments)
+
+
+@pytest.mark.parametrize(
+    ("origin", "data", "reason"),
+    [
+        pytest.param(1, super_frame(ONE), None, id="lawful"),
+        pytest.param(1, super_frame(ONE, size=1461), "room-length", id="segments over-long"),
+        pytest.param(1, super_frame(TWO), "room-source", id="another source than announced"),
+        pytest.param(2, super_frame(ONE), "room-source", id="member's MAC from another peer"),
+        pytest.param(1, super_frame(ONE, bytes.fromhex("0180c2000000")), "room-switch-control", id="spanning tree"),
+    ],
+)
+def test_a_super_frame_is_judged_once_and_counted_by_its_frames(origin, data, reason):
+    members = table()
+    assert members.to_house_untrusted([(origin, data)], 0.0) == ([data] if reason is None else [])
+    assert members.dropped == ({} if reason is None else {reason: 3})
+
+
+def test_a_super_frame_from_the_house_with_a_members_source_does_not_go_back():
+    members = table()
+    lawful = super_frame(HOUSE, ONE)
+    assert members.to_room([lawful, super_frame(ONE)]) == [lawful]
+    assert members.dropped == {"house-member-source": 3}

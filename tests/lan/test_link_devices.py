@@ -1,9 +1,10 @@
 """lanparty.link's devices on the real kernel: adapters, and the gateway's plug in the house LAN.
 
 The player is a namespace with a real adapter, the house and the gateway box are two more; instead of a tunnel, frames
-go straight from the adapter to the LanLink and back. The test itself runs in the box's namespace.
+are cut, encoded, decoded and joined between the adapter and the LanLink, both ways. The test itself runs in the box's
+namespace.
 
-    player: adapter ⇄ (pump) ⇄ LanLink on eth0 or br0 :box ── veth ── eth0 :house
+    player: adapter ⇄ (overlay, joiner) ⇄ LanLink on eth0 or br0 :box ── veth ── eth0 :house
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from functools import partial
 import attrs
 import pytest
 import trio
-from lan_tools import inject, marker
+from lan_tools import inject, marker, need
 
 from lanparty.demo import inside, kernel
 from lanparty.link.adapter import open_adapter
@@ -32,6 +33,11 @@ from lanparty.link.lan import LanLink
 from lanparty.link.netlink import Netlink, NetlinkMissing, open_netlink
 from lanparty.link.veth import remove_leftovers
 from lanparty.obs.errors import MachineError
+from lanparty.obs.switches import enabled
+from lanparty.proto.fragments import Reassembler
+from lanparty.proto.joiner import Joiner
+from lanparty.proto.overlay import OverlayCounters, OverlayDecoder, OverlayEncoder
+from lanparty.proto.superframe import Frame, SuperFrame, plain_frames
 
 pytestmark = pytest.mark.lan
 
@@ -106,6 +112,30 @@ def lab() -> Iterator[Lab]:
             subprocess.run(["ip", "netns", "delete", lab.name(host)], check=True)
 
 
+class Way:
+    """What a tunnel does to frames, one way."""
+
+    def __init__(self) -> None:
+        self.encoder = OverlayEncoder(1518)
+        self.decoder = OverlayDecoder(Reassembler(), OverlayCounters())
+        self.joiner = Joiner(joins=enabled("vnet"))
+        self.supers = 0
+
+    def carry(self, frames: list[Frame]) -> list[Frame]:
+        datagrams: list[bytes] = []
+        for frame in frames:
+            if isinstance(frame, SuperFrame):
+                datagrams += self.encoder.encode_super(frame)
+            else:
+                datagrams += self.encoder.encode(frame)
+        assert max(map(len, datagrams), default=0) <= 1518
+        decoded, _ = self.decoder.decode_untrusted(datagrams, 0.0)
+        joined = [frame for _, frame in self.joiner.join_untrusted(decoded)]
+        assert self.joiner.refused == 0
+        self.supers += sum(isinstance(frame, SuperFrame) and frame.segments > 1 for frame in joined)
+        return joined
+
+
 @attrs.define
 class Plugged:
     """A LanLink with one player behind it."""
@@ -116,16 +146,20 @@ class Plugged:
     player: EthernetDevice
     netlink: Netlink
     to_player: list[bytes] = attrs.field(factory=list)
+    """Finished frames; of those that are joined, all that they stand for."""
     states: list[bool] = attrs.field(factory=list)
+    down: Way = attrs.field(factory=Way)
+    up: Way = attrs.field(factory=Way)
 
-    def frames(self, frames: list[bytes]) -> None:
-        self.to_player += frames
-        self.player.write_batch(frames)
+    def frames(self, frames: list[Frame]) -> None:
+        carried = self.down.carry(frames)
+        self.to_player += plain_frames(carried)
+        self.player.write_batch(carried)
 
     async def pump(self) -> None:
         while True:
             await self.player.wait_readable()
-            self.link.write_batch(self.player.read_batch())
+            self.link.write_batch(self.up.carry(self.player.read_batch()))
 
 
 @asynccontextmanager
@@ -202,6 +236,31 @@ async def move_bytes(lab: Lab, source: str, target: str, version: int) -> None:
             nursery.start_soon(trio.to_thread.run_sync, send, client, server.getsockname()[:2])
             received.append(await trio.to_thread.run_sync(receive, server))
     assert hashlib.sha256(received[0]).digest() == hashlib.sha256(data).digest()
+
+
+async def move_datagrams(lab: Lab, source: str, target: str, version: int = 4) -> None:
+    """Send bursts of equal datagrams and a shorter one, and compare what arrives."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+
+    def server() -> socket.socket:
+        udp = socket.socket(family, socket.SOCK_DGRAM)
+        udp.bind((address(target, version), 0))
+        udp.settimeout(5)
+        return udp
+
+    with closing(inside.call(lab.name(target), server)) as receiver:
+        sender = inside.call(lab.name(source), lambda: socket.socket(family, socket.SOCK_DGRAM))
+        with sender:
+            sender.connect(receiver.getsockname()[:2])
+            for size in (200, 1000, 1472 if version == 4 else 1452):
+                texts = [bytes([index]) * size for index in range(20)] + [bytes(size - 1)]
+
+                def receive(count: int = len(texts)) -> list[bytes]:
+                    return [receiver.recv(4000) for _ in range(count)]
+
+                for text in texts:
+                    sender.send(text)
+                assert await trio.to_thread.run_sync(receive) == texts
 
 
 async def read_for_ever(device: EthernetDevice) -> None:
@@ -376,11 +435,106 @@ async def test_tcp_arrives_intact_with_offloads_on(lab: Lab, plug: str, kind: st
     async with plugged(lab, plug, kind) as lan:
         for source, target in (("house", "player"), ("player", "house"), ("box", "player"), ("player", "box")):
             await move_bytes(lab, source, target, version)
-        if plug == "eth0":
-            assert lan.link.counters.superframes_in > 100
-        assert lan.link.counters.oversize_dropped == 0
-        assert lan.player.counters.oversize_dropped == 0
+        assert lan.link.counters.superframes_in > 100
+        assert min(lan.up.supers, lan.down.supers) > 100
+        for counters in (lan.link.counters, lan.player.counters):
+            assert counters.superframes_out > 100
+            assert counters.oversize_dropped == counters.offload_dropped == counters.write_dropped == 0
         assert max(map(len, lan.to_player)) == 1514
+
+
+@pytest.mark.parametrize("player", KINDS)
+@pytest.mark.parametrize("version", [4, 6])
+async def test_super_frames_go_all_the_way_through_every_adapter(lab: Lab, player: str, version: int) -> None:
+    async with plugged(lab, "eth0", player, player=player) as lan:
+        for source, target in itertools.permutations(("house", "player", "box"), 2):
+            if "player" in {source, target}:
+                await move_bytes(lab, source, target, version)
+        frames = lan.player.counters.frames_in
+        assert 0 < lan.player.counters.superframes_in < frames / 5
+        assert lan.player.counters.superframes_out > 100
+
+
+@pytest.mark.parametrize("player", KINDS)
+async def test_without_the_acceleration_every_frame_is_an_ordinary_one(
+    lab: Lab, player: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANPARTY_WITHOUT", "vnet")
+    async with plugged(lab, "eth0", player, player=player) as lan:
+        for source, target in (("house", "player"), ("player", "house"), ("box", "player"), ("player", "box")):
+            await move_bytes(lab, source, target, 4)
+        assert lan.up.supers == lan.down.supers == 0
+        assert lan.link.counters.superframes_out == lan.player.counters.superframes_out == 0
+
+
+OFFLOADS = {
+    "gro off": ("house gro off", "box gro off"),
+    "tso off": ("house tso off gso off", "box tso off gso off"),
+    "checksums off": ("house tx off rx off", "box tx off rx off"),
+    "udp gro on": ("house rx-udp-gro-forwarding on", "box gro on", "box rx-udp-gro-forwarding on"),
+}
+
+
+@pytest.mark.parametrize("setting", OFFLOADS)
+async def test_whatever_the_card_does_itself(lab: Lab, setting: str) -> None:
+    async with plugged(lab, "eth0", "veth") as lan:
+        for words in OFFLOADS[setting]:
+            host, *features = words.split()
+            argv = ["nsenter", f"--net=/run/netns/{lab.name(host)}", need("ethtool"), "-K", "eth0", *features]
+            await trio.run_process(argv, capture_stdout=True, capture_stderr=True)
+        for source, target in (("house", "player"), ("player", "house")):
+            await move_bytes(lab, source, target, 4)
+        await move_datagrams(lab, "player", "house")
+        await move_datagrams(lab, "house", "player")
+        assert lan.link.counters.oversize_dropped == 0
+
+
+async def test_an_adapter_that_does_not_cut_gets_finished_frames(lab: Lab) -> None:
+    """A packet socket that sends past the queue discipline has nobody else to cut what the interface does not."""
+    async with plugged(lab, "eth0", "veth", player="veth") as lan:
+        argv = ["nsenter", f"--net=/run/netns/{lab.name('player')}", need("ethtool"), "-K", "lanparty-far0"]
+        features = ["tx", "off", "tso", "off", "gso", "off", "tx-udp-segmentation", "off"]
+        await trio.run_process([*argv, *features], capture_stdout=True, capture_stderr=True)
+        await move_bytes(lab, "house", "player", 4)
+        await move_datagrams(lab, "house", "player")
+        assert lan.down.supers > 100
+        assert lan.player.counters.superframes_out == lan.player.counters.write_dropped == 0
+
+
+@pytest.mark.parametrize("player", KINDS)
+@pytest.mark.parametrize("version", [4, 6])
+async def test_datagrams_stay_datagrams(lab: Lab, player: str, version: int) -> None:
+    async with plugged(lab, "eth0", player, player=player) as lan:
+        for source, target in (("player", "house"), ("house", "player"), ("player", "box"), ("box", "player")):
+            await move_datagrams(lab, source, target, version)
+        assert min(lan.up.supers, lan.down.supers) > 0
+
+
+@pytest.mark.parametrize("player", KINDS)
+async def test_a_program_that_has_no_address_yet_reads_finished_checksums(lab: Lab, player: str) -> None:
+    """A DHCP client reads a packet socket, where no kernel finishes what another kernel left undone."""
+    async with plugged(lab, "eth0", "veth", player=player) as lan:
+        observer = inside.call(lab.name("player"), lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        with observer:
+            observer.bind(("game0", 3))
+            observer.settimeout(5)
+            mark = marker("offer")
+
+            def offer() -> None:
+                with socket.socket(type=socket.SOCK_DGRAM) as udp:
+                    udp.sendto(mark + bytes(300), (address("player"), 68))
+
+            inside.call(lab.name("house"), offer)
+            seen: list[bytes] = []
+
+            def watch() -> None:
+                seen.append(next(frame for frame in iter(lambda: observer.recv(2000), None) if mark in frame))
+
+            await trio.to_thread.run_sync(watch)
+        datagram = seen[0][34:]
+        covered = seen[0][26:34] + bytes([0, 17]) + len(datagram).to_bytes(2, "big") + datagram
+        assert int.from_bytes(covered + bytes(len(covered) % 2), "big") % 65535 == 0
+        assert lan.player.counters.frames_out > 0
 
 
 @pytest.mark.parametrize(("plug", "kind"), PLUGS)

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -21,6 +22,7 @@ from lanparty.link.netlink import LinkChange, LinkInfo
 from lanparty.link.tap import TapUnavailableError, open_tun
 from lanparty.obs.errors import ExitStatus, MachineError
 from lanparty.obs.log import captured
+from lanparty.proto.superframe import GSO_UDP, Frame, SuperFrame, expand
 
 OWN = b"\2\0\0\0\0\1"
 MEMBER = b"\2\0\0\0\0\2"
@@ -87,6 +89,49 @@ def test_order_is_kept() -> None:
     lan.write_batch([frames[0], frame(OWN), frames[1], frame(BROADCAST), *frames[2:]])
     assert lan.wire.sent == [frames[0], frames[1], frame(BROADCAST), *frames[2:]]
     assert lan.inside.sent == [frame(OWN), frame(BROADCAST)]
+
+
+def super_frame(destination: bytes, source: bytes = MEMBER) -> SuperFrame:
+    """Two datagrams of 20 bytes; the IPv4 header is what a kernel gave."""
+    head = destination + source + bytes.fromhex("0800 4500004400004000401126a70a0000010a000002 0001000200300000")
+    return SuperFrame(head + bytes(40), GSO_UDP, 20, 34, 6, 42, 2)
+
+
+def test_super_frames_go_the_ways_of_their_addresses() -> None:
+    lan = OpenLan()
+    lan.set_members([MEMBER])
+    to_house, to_box, to_all = (super_frame(address) for address in (HOUSE, OWN, BROADCAST))
+    lan.write_batch([to_house, to_box, to_all])
+    # A device in memory gives the frames that they stand for.
+    assert lan.wire.sent == [*expand(to_house), *expand(to_all)]
+    assert lan.inside.sent == [*expand(to_box), *expand(to_all)]
+    lan._up = False
+    lan.write_batch([to_house])
+    assert lan._counters.write_dropped == 2
+
+
+class OneBatch(FilteredDevice):
+    """Gives one batch, then is gone."""
+
+    batch: ClassVar[list[Frame]] = []
+
+    def read_batch(self, limit: int = 64) -> list[Frame]:
+        self.close()
+        return self.batch
+
+
+async def test_super_frames_pass_the_filter_as_a_whole() -> None:
+    lan = OpenLan()
+    lan.set_members([MEMBER])
+    passed: list[Frame] = []
+    lan.on_frames = passed.extend
+    device = OneBatch("eth0", OWN)
+    lawful = super_frame(MEMBER, HOUSE)
+    device.batch = [lawful, super_frame(UNKNOWN, HOUSE), super_frame(BROADCAST, MEMBER), frame(MEMBER, HOUSE)]
+    device.deliver([frame(MEMBER, HOUSE)])
+    await lan._read(device)  # type: ignore[arg-type]
+    assert passed == [lawful, frame(MEMBER, HOUSE)]
+    assert lan._counters.filtered_dropped == 4
 
 
 def test_while_the_lan_is_down_frames_are_dropped_and_counted() -> None:

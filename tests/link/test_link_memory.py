@@ -5,6 +5,7 @@ import trio
 
 from lanparty.link.device import DeviceCounters, DeviceGoneError, EthernetDevice
 from lanparty.link.memory import QUEUE_FRAMES, MemoryDevice, MemorySegment, memory_pair
+from lanparty.proto.superframe import GSO_UDP, SuperFrame, expand
 
 A, B, C = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2", b"\2\0\0\0\0\3"
 
@@ -78,3 +79,15 @@ def test_counters_add_up() -> None:
     total.add(DeviceCounters(frames_in=10, write_dropped=5))
     assert total == DeviceCounters(frames_in=11, read_lost=2, write_dropped=5)
     assert total.as_dict()["frames_in"] == 11
+
+
+def test_super_frames_come_out_as_what_they_stand_for() -> None:
+    head = A + B + bytes.fromhex("0800 4500004400004000401126a70a0000010a000002 0001000200300000")
+    whole = SuperFrame(head + bytes(40), GSO_UDP, 20, 34, 6, 42, 2)
+    one, other = memory_pair(A, B)
+    one.write_batch([frame(1), whole])
+    assert other.read_batch() == [frame(1), *expand(whole)]
+    assert one.counters.frames_out == other.counters.frames_in == 3
+    one.close()
+    one.write_batch([whole])
+    assert one.counters.write_dropped == 2
