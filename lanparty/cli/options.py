@@ -351,7 +351,7 @@ def parse_address(text: str) -> AddressChoice:
 def interface_name(text: str) -> str:
     """A name that a Linux network interface can have."""
     # As the kernel's dev_valid_name(): 1 to 15 bytes, not . or .., no slash, no colon, no white space.
-    lawful = 0 < len(text.encode("utf-8", "surrogateescape")) <= _MAX_INTERFACE_NAME and text not in (".", "..")
+    lawful = 0 < len(text.encode("utf-8", "surrogatepass")) <= _MAX_INTERFACE_NAME and text not in (".", "..")
     if not lawful or re.search(r"[/:\s]", text) or not text.isprintable():
         raise argparse.ArgumentTypeError(
             f"{text!r} is not the name of an interface: 1 to {_MAX_INTERFACE_NAME} characters without space, / and :"

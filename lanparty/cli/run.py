@@ -31,6 +31,7 @@ from typing import Final
 import trio
 
 from lanparty.cli.options import parse
+from lanparty.cli.process import prepare
 from lanparty.obs.errors import (
     ConnectionFailedError,
     ExitStatus,
@@ -42,6 +43,7 @@ from lanparty.obs.errors import (
 )
 from lanparty.obs.events import FAILED, STOPPED, STOPPING
 from lanparty.obs.log import configure, log
+from lanparty.obs.switches import check_environment
 from lanparty.obs.text import printable
 
 __all__ = ["AsyncMain", "choose_failure", "main"]
@@ -73,10 +75,12 @@ def main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str] 
 def _main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str] | None) -> int:
     try:
         options = parse(parser, argv)
+        check_environment()
     except UsageError as error:
         _write_line(parser.prog, str(error))
         return ExitStatus.USAGE
     configure(options.log_level, options.log_format, parser.prog)
+    prepare()
     signals = _StopSignals()
 
     async def watched() -> int | None:

@@ -3,14 +3,16 @@
 Map, from the bottom up (each module imports only those above it)::
 
     guard      what may enter a room: the table of rules, one verdict for each frame        (no I/O)
+    plain      which frames the guard's verdict hangs on the first bytes of: the short way  (no I/O)
     tally      counters by member, room and relay; pace of reports; token bucket            (no I/O)
     rooms      admission, members, peer ids, limits, the effective MTU                      (no I/O)
     switch     one room's switch: datagrams in, datagrams for the others out, in batches    (no I/O)
     hub        all rooms with their switches: joining and leaving                           (no I/O)
     session    one endpoint: hello, welcome or reject, heartbeats, outbox, goodbye
-    sessions   the nursery of all sessions
+    sessions   the nursery of all sessions, and the task that looks after what time alone does to them
     options    the command line
     app        the whole nursery tree
+    bench_switch   what the switch costs, in microseconds (`python -m lanparty.relay.bench_switch`)
 
 A frame's way: ``lanparty.quic`` gives a connection's batch to its session, the session to its room's switch, the switch
 asks the guard and says who gets what, the session hands that to the receivers' connections. Nothing in between waits.

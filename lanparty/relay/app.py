@@ -1,6 +1,8 @@
 """The relay program: its whole nursery tree.
 
-    services ┬ sessions                 one session for each endpoint (``sessions.py``, ``session.py``)
+    services ┬ sessions                 looks after silence, for all of them (``sessions.py``)
+             │ └ a session              one for each endpoint (``session.py``); its failure ends that session only
+             │   └ writer               while its outbox holds something
              ├ endpoint                 UDP sockets, timers, transmit (``lanparty.quic.server``); its failure ends all
              ├ statistics               one event each ``stats_interval`` seconds
              └ (the signal watcher is ``lanparty.cli.run``'s; it sets ``stop``)

@@ -174,6 +174,10 @@ class Guard:
     def _default_largest(self) -> int:
         return min(STANDARD_FRAME_SIZE, self.effective_mtu + HEADER_SIZE)
 
+    def limit(self, member: GuardedMember) -> int:
+        """Bytes of the largest untagged frame that ``member`` may send: row 1."""
+        return STANDARD_FRAME_SIZE if member.is_gateway else self.largest
+
     def judge_untrusted(self, frame: bytes, member: GuardedMember) -> Rule | None:
         """Say which rule forbids ``member`` to send ``frame``; None when it may. Never raises."""
         if member.is_gateway:

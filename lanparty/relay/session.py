@@ -5,7 +5,8 @@ A session's life::
     1. hello within 5 s          else: reject, and close when the text has arrived
     2. checked, then admission   else: reject, as above. A member in the way that does not answer any more is taken out
     3. welcome; the others hear "peer joined"; the connection's datagrams go to the room's switch
-    4. tasks: reader (heartbeats, stats, goodbye), pump (silence, ageing, reports), writer (the outbox)
+    4. tasks: this one reads (heartbeats, stats, goodbye); a writer while there is something in the outbox. What time
+       alone does is in ``look``, which one task calls for all sessions (``sessions.py``)
     5. the first end counts: goodbye of the endpoint, silence, lost connection, broken rules, shutdown, evicted
     6. off the switch and out of the room at once; the others hear "peer left"; our goodbye, then close
 
@@ -16,11 +17,14 @@ The outbox is what keeps a slow member from stopping others: whoever has somethi
 Bound: ``OUTBOX`` messages. Policy: a member that lets it fill up is disconnected, because control messages may not be
 lost. Datagrams do not pass here: they have the connection's own bounded queue.
 
+A task that waits costs about 3 KiB, and a relay has thousands of members that say nothing: hence one task for each.
+
 A failure of one session, and that includes our own mistakes in handling it, ends that session only.
 """
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
@@ -59,13 +63,11 @@ __all__ = ["CLOSE_OK", "FAREWELL", "RelayHub", "Session", "SessionConnection"]
 HELLO_DEADLINE: Final = 5.0
 """Seconds from the handshake to a whole hello: as long as the handshake itself may take."""
 SILENCE: Final = 4.5
-"""Seconds without a heartbeat or datagram after which a member is gone. Members send a heartbeat each second. With
-``PUMP_INTERVAL`` a dead path is noticed within 5 s."""
+"""Seconds without a message or datagram after which a member is gone. Members send an echo each 2 s, and each 0.5 s
+while no answer comes (``lanparty.uplink.session``)."""
 PROOF_DEADLINE: Final = 2.5
 """Seconds in which a member must be heard from when somebody else asks for its MAC or its gateway's place. Longer than
-two heartbeats and a lost packet, shorter than the 5 s that the newcomer waits for our answer."""
-PUMP_INTERVAL: Final = 0.5
-"""Seconds between two looks at silence, ageing and reports: silence is noticed at most this much late."""
+a tick of its echoes and a lost packet, shorter than the 5 s that the newcomer waits for our answer."""
 FAREWELL: Final = 2.0
 """Seconds at most for an endpoint to acknowledge our last message; the sessions end at the same time, so that all of
 them together take no longer."""
@@ -139,10 +141,15 @@ class Session:
         self._hub = hub
         self._decoder = ControlDecoder()
         self._work = trio.CancelScope()
-        self._outbox, self._to_send = trio.open_memory_channel[Message](OUTBOX)
+        self._nursery: trio.Nursery | None = None
+        self._outbox: list[Message] = []
+        self._writing = False
+        self._closing = False
+        self._place: trio.Event | None = None
         self._end: _End | None = None
         self._joined: Joined | None = None
         self._heard = 0.0
+        self._suspect = False
         self._proof: trio.Event | None = None
         self._blocked = BlockedReporter()
         self.stats: dict[str, int] = {}
@@ -157,12 +164,13 @@ class Session:
 
     def tell(self, message: Message) -> None:
         """Put a message into the outbox. An endpoint that lets it fill up is disconnected."""
-        try:
-            self._outbox.send_nowait(message)
-        except trio.WouldBlock:
-            self._finish(_End("it does not read its control stream", CLOSE_ENDED))
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
+        if self._closing:
             return  # it is saying goodbye: there is nobody left to tell
+        if len(self._outbox) >= OUTBOX:
+            self._finish(_End("it does not read its control stream", CLOSE_ENDED))
+            return
+        self._outbox.append(message)
+        self._start_writing()
 
     def shut_down(self) -> None:
         """End the session because the relay stops. The endpoint is told, and may try again later."""
@@ -178,6 +186,26 @@ class Session:
         """Take the member out of its room now, and end the session."""
         self._finish(_End(reason, CLOSE_ENDED, Disconnect(code="evicted", reason=reason)))
         self._leave()
+
+    def look(self, now: float) -> float:
+        """Do what is due at ``now`` by time alone: silence, pieces that never came, reports of blocked frames.
+
+        Gives the time of the next look, infinity for none: until then nothing can be late. A member ends only when it
+        is silent at two looks in a row: at the first it may be us who did not listen.
+        """
+        joined = self._joined
+        if joined is None or self._end is not None:
+            return math.inf
+        joined.port.decoder.reassembler.expire(now)
+        self._report_blocked(joined, now)
+        if now < self._heard + SILENCE:
+            self._suspect = False
+            return self._heard + SILENCE
+        if not self._suspect:
+            self._suspect = True
+            return now
+        self._finish(_End(f"nothing was heard of it for {SILENCE:g} s", CLOSE_ENDED))
+        return math.inf
 
     async def prove_alive(self) -> bool:
         """Ask the endpoint for a sign of life; False when none comes in time."""
@@ -195,22 +223,33 @@ class Session:
     async def run(self) -> None:
         """Run until the connection is closed. Ends normally whatever the endpoint does."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._guarded, self._write)
-                with self._work:
-                    await self._guarded(self._live)
-                self._leave()
-                # The goodbye must come through when the whole relay is being stopped, but not hold it up.
-                nursery.cancel_scope.shield = True
-                nursery.cancel_scope.deadline = trio.current_time() + FAREWELL
-                if self._end is not None and self._end.farewell is not None:
-                    self.tell(self._end.farewell)
-                self._outbox.close()  # the writer ends when it has sent what is left
+            async with trio.open_nursery() as self._nursery:
+                try:
+                    with self._work:
+                        await self._guarded(self._live)
+                    self._leave()
+                    self._say_goodbye(self._nursery.cancel_scope)
+                finally:
+                    self._closing = True  # cancelled from outside: the nursery takes no new writer
         finally:
             self._leave()
-            self._to_send.close()
             end = self._end or _End("the relay is stopping")
             self._connection.close(end.close_code, clean_text(end.reason, MAX_CLOSE_REASON))
+
+    def _say_goodbye(self, scope: trio.CancelScope) -> None:
+        """Have the writer send what is left, and end when it has arrived."""
+        # This must come through when the whole relay is being stopped, but not hold it up.
+        scope.shield = True
+        scope.deadline = trio.current_time() + FAREWELL
+        if self._end is not None and self._end.farewell is not None:
+            self.tell(self._end.farewell)
+        self._closing = True
+        self._start_writing()
+
+    def _start_writing(self) -> None:
+        if not self._writing and self._nursery is not None:
+            self._writing = True
+            self._nursery.start_soon(self._guarded, self._write)
 
     def _crashed(self, error: Exception) -> None:
         """Report a mistake of ours in handling this endpoint, and end the session."""
@@ -265,7 +304,7 @@ class Session:
         self._finish(_End(f"{code.value}: {text}", CLOSE_REFUSED, Reject(code=code, text=text)))
 
     async def _live(self) -> None:
-        """Steps 1 to 4 of the map."""
+        """Steps 1 to 4 of the map; ends only by cancellation or failure once the endpoint is a member."""
         self._heard = trio.current_time()
         with trio.move_on_after(HELLO_DEADLINE) as deadline:
             hello, early = await self._hello()
@@ -279,9 +318,8 @@ class Session:
             self._reject(refused.code, refused.text)
             return
         await self._handle(early)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._guarded, self._read)
-            nursery.start_soon(self._guarded, self._pump)
+        while True:
+            await self._handle(await self._receive())
 
     async def _hello(self) -> tuple[Hello, list[Message | Unknown]]:
         """Wait for the hello; give it, checked, and what came together with it. Raises ControlError."""
@@ -387,11 +425,6 @@ class Session:
         for other in tuple(member.room.others(member)):
             self._hub.sessions[other].tell(message)
 
-    async def _read(self) -> None:
-        """Take the endpoint's control messages until the session ends."""
-        while True:
-            await self._handle(await self._receive())
-
     async def _handle(self, messages: Iterable[Message | Unknown]) -> None:
         """Do what ``messages`` ask for. Raises ControlError for those that an endpoint may not send now.
 
@@ -400,7 +433,7 @@ class Session:
         for message in messages:
             match message:
                 case Heartbeat(reply=False):
-                    await self._outbox.send(Heartbeat(sequence=message.sequence, reply=True))
+                    await self._answer(Heartbeat(sequence=message.sequence, reply=True))
                 case Heartbeat() | Unknown():
                     pass  # that it came is all there is to know; unknown types are those of a newer minor version
                 case Stats():
@@ -411,6 +444,13 @@ class Session:
                 case _:
                     raise ControlError(RejectCode.PROTOCOL.value, f"A member may not send {message.TYPE!r} now.")
 
+    async def _answer(self, message: Message) -> None:
+        """Put an answer into the outbox, when there is a place for it."""
+        while len(self._outbox) >= OUTBOX:
+            self._place = self._place or trio.Event()
+            await self._place.wait()
+        self.tell(message)
+
     async def _take_stats(self, message: Stats) -> None:
         """Note the endpoint's counters, and give it the relay's own about it in return."""
         joined = self._joined
@@ -419,28 +459,30 @@ class Session:
         self.stats = dict(message.counters)
         member = joined.admitted.member
         log(events.RELAY_MEMBER_STATS, room=member.room.code, peer=member.peer_id, counters=self.stats)
-        await self._outbox.send(Stats(counters=joined.port.total().as_dict()))
+        await self._answer(Stats(counters=joined.port.total().as_dict()))
 
-    async def _pump(self) -> None:
-        """Look after what happens by time alone: silence, pieces that never came, reports of blocked frames."""
-        joined = self._joined
-        if joined is None:
+    def _report_blocked(self, joined: Joined, now: float) -> None:
+        """Tell of blocked frames, by rule the first at once, then once in a while."""
+        blocked = joined.port.tally.blocked
+        if not blocked:
             return
-        port, member = joined.port, joined.admitted.member
-        while True:
-            await trio.sleep(PUMP_INTERVAL)
-            now = trio.current_time()
-            port.decoder.reassembler.expire(now)
-            for rule, count in self._blocked.due(port.tally.blocked, now):
-                log(events.FRAMES_BLOCKED, room=member.room.code, peer=member.peer_id, rule=rule.label, count=count)
-            if now - self._heard >= SILENCE:
-                self._finish(_End(f"nothing was heard of it for {SILENCE:g} s", CLOSE_ENDED))
+        member = joined.admitted.member
+        for rule, count in self._blocked.due(blocked, now):
+            log(events.FRAMES_BLOCKED, room=member.room.code, peer=member.peer_id, rule=rule.label, count=count)
 
     async def _write(self) -> None:
-        """Send what is in the outbox, in order, until it is closed and empty and has arrived."""
-        async for message in self._to_send:
-            await self._connection.send_all(codec.encode(message))
-        await self._connection.drained()
+        """Send what is in the outbox, in order; at the end of the session, until it has arrived."""
+        try:
+            while self._outbox:
+                message = self._outbox.pop(0)
+                if self._place is not None:
+                    self._place.set()
+                    self._place = None
+                await self._connection.send_all(codec.encode(message))
+            if self._closing:
+                await self._connection.drained()
+        finally:
+            self._writing = False
 
     def _datagrams_untrusted(self, datagrams: list[bytes], now: float) -> None:
         """Take a batch from the connection: through the switch, to the others' connections. Never raises, never waits.
@@ -454,6 +496,7 @@ class Session:
         try:
             for port, batch in joined.switch.receive_untrusted(joined.port, datagrams, now).items():
                 port.outlet.send_datagrams(batch)
+            self._report_blocked(joined, now)
         except Exception as error:  # noqa: BLE001 - the boundary of a session: reported, and it ends this session only
             self._crashed(error)
 

@@ -6,9 +6,11 @@ argument), logging.
 
 A batch's way through ``Switch.receive_untrusted``:
 
-1. ``OverlayDecoder`` of the sender: headers off, pieces put together, garbage counted;
-2. the guard judges each whole frame (``guard.py``); what it stops is counted by rule;
-3. ``forward`` finds the receivers:
+1. runs: datagrams with a head that is known (a ``Way``), one after the other and alike in all that matters
+   (``plain.py``), pass steps 2 to 4 as one. The others, one by one:
+2. ``OverlayDecoder`` of the sender: headers off, pieces put together, garbage counted;
+3. the guard judges each whole frame (``guard.py``); what it stops is counted by rule;
+4. ``_route`` finds the receivers:
 
        from        destination            to
        anyone      a group address        everyone else
@@ -17,24 +19,31 @@ A batch's way through ``Switch.receive_untrusted``:
        gateway     anything else          nobody: it is not for this room
 
    and never the sender. There is no learning: members are known from their admission, so that no frame can move one;
-4. each frame is stamped with the sender's peer id and encoded once; receivers share the bytes. Only a frame too large
-   for somebody's datagram budget is cut, once for each distinct budget;
-5. echoes: for peer 0 answered here, else stamped and passed on; at most ``ECHO_RATE`` a second and member.
+5. each frame is stamped with the sender's peer id, its flags are kept, and it is encoded once; receivers share the
+   bytes. Only a frame too large for somebody's datagram budget is cut, once for each distinct budget;
+6. echoes: for peer 0 answered here, else stamped and passed on; at most ``ECHO_RATE`` a second and member.
+
+A way is what steps 3 and 4 said of a plain frame that took the long way. All ways of a room are forgotten when a member
+comes or goes: besides the frame, verdict and receivers hang on nothing else. While frames are logged there are none.
 
 The result says, for each receiving port, which datagrams go there in which order; the session layer hands them over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
 
 import attrs
 
+from lanparty.ctrl.validate import MIN_DATAGRAM_BUDGET
 from lanparty.proto.fragments import Reassembler
 from lanparty.proto.overlay import (
     HEADER_SIZE,
+    VERSION,
     Echo,
+    Kind,
     OverlayCounters,
     OverlayDecoder,
     OverlayEncoder,
@@ -42,6 +51,7 @@ from lanparty.proto.overlay import (
     encode_echo,
 )
 from lanparty.relay.guard import Guard
+from lanparty.relay.plain import HEAD_SIZE, Shape, shape_of
 from lanparty.relay.rooms import MemberState, Room
 from lanparty.relay.tally import PortTally, TokenBucket
 
@@ -53,6 +63,11 @@ ECHO_RATE: Final = 20.0
 """Echoes a second and member. A measurement takes one or two a second to each of a few members."""
 ECHO_BURST: Final = 64.0
 """One echo to each member of a full room, and some to spare."""
+MAX_WAYS: Final = 256
+"""Ways remembered for each sender. A client needs two for each member that it talks to and each protocol; a gateway as
+many for each machine of the house. About 200 bytes each; when they are too many, all are found anew."""
+
+_FIRST: Final = bytes((VERSION << 4 | Kind.FRAME,))
 
 
 class Drop:
@@ -103,7 +118,14 @@ class Port:
     tally: PortTally = attrs.field(factory=PortTally)
     echoes: TokenBucket = attrs.field(factory=lambda: TokenBucket(ECHO_RATE, ECHO_BURST))
     budget: int = 0
-    """``outlet``'s budget, as read at the beginning of the batch that is forwarded now."""
+    """``outlet``'s budget as read in the batch that is forwarded now; 0 before."""
+    ways: dict[bytes, Way] = attrs.field(factory=dict)
+    """What is known of this member's plain frames, by head."""
+
+    def read_budget(self) -> int:
+        """Ask ``outlet`` for its budget, for the batch that is forwarded now."""
+        self.budget = self.outlet.datagram_budget
+        return self.budget
 
     def total(self) -> PortTally:
         """The counters of this port, what the decoder dropped included."""
@@ -111,6 +133,24 @@ class Port:
         for reason, count in self.decoder.counters.dropped.items():
             total.drop(reason, count)
         return total
+
+
+Route = tuple[Port, ...] | str
+"""The receivers of a frame, or the reason for dropping it."""
+
+
+@attrs.frozen(eq=False)
+class Way:
+    """Where plain frames with one head go, and that they may."""
+
+    header: bytes
+    """The overlay header with which they leave."""
+    changed: bool
+    """Whether they came with another one."""
+    route: Route
+    shape: Shape
+    largest: int
+    """Bytes of overlay datagram up to which they are not too long."""
 
 
 Deliveries = dict[Port, list[bytes]]
@@ -124,6 +164,8 @@ class Switch:
     room: Room
     guard: Guard
     watch: FrameWatch | None = None
+    short_ways: bool = True
+    """False: every frame takes the long way. Nothing else differs, which tests and benchmarks compare."""
     departed: PortTally = attrs.field(factory=PortTally)
     """The sum over those who left."""
     _ports: dict[int, Port] = attrs.field(factory=dict, init=False)
@@ -139,6 +181,7 @@ class Switch:
             decoder=OverlayDecoder(Reassembler(), OverlayCounters()),
             encoder=OverlayEncoder(budget, fragments=self.room.fragments),
         )
+        self._forget_ways()
         self._ports[member.peer_id] = port
         if member.is_gateway:
             self._gateway = port
@@ -151,12 +194,17 @@ class Switch:
         member = port.member
         if self._ports.get(member.peer_id) is not port:
             return
+        self._forget_ways()
         del self._ports[member.peer_id]
         if self._gateway is port:
             self._gateway = None
         else:
             del self._by_mac[member.mac]
         self.departed.add(port.total())
+
+    def _forget_ways(self) -> None:
+        for port in self._ports.values():
+            port.ways.clear()
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -174,77 +222,137 @@ class Switch:
 
     def receive_untrusted(self, port: Port, datagrams: Sequence[bytes], now: float) -> Deliveries:
         """Take a batch of overlay datagrams from the member at ``port``; give what goes to whom. Never raises."""
-        whole, echoes = port.decoder.decode_untrusted(datagrams, now)
         deliveries: Deliveries = {}
-        if whole:
-            judge = self.guard.judge_untrusted
-            member, tally = port.member, port.tally
-            frames = []
-            size = 0
-            # The origin that the member wrote is not looked at: the relay knows who sent it.
-            for _, frame in whole:
-                size += len(frame)
-                rule = judge(frame, member)
-                if rule is None:
-                    frames.append(frame)
-                else:
-                    tally.block(rule)
-                    if self.watch is not None:
-                        self.watch.frames((frame,), member.peer_id, f"blocked:{rule.label}")
-            tally.frames_in += len(whole)
-            tally.bytes_in += size
-            if frames:
-                self.forward(port, frames, deliveries)
-        if echoes:
-            self._echo(port, echoes, deliveries, now)
+        frames = octets = 0
+        for way, run in _runs_untrusted(port.ways, datagrams):
+            if way is None:
+                self._switch_untrusted(port, run, deliveries, now)
+                continue
+            count = len(run)
+            size = len(run[0])
+            frames += count
+            octets += count * (size - HEADER_SIZE)
+            if isinstance(way.route, str):
+                port.tally.drop(way.route, count)
+                continue
+            if way.changed:
+                header = way.header
+                # A comprehension costs as much as two frames.
+                one = count == 1
+                run = [header + run[0][HEADER_SIZE:]] if one else [header + datagram[HEADER_SIZE:] for datagram in run]
+            self._deliver(port, way.route, run, size, deliveries)
+        if frames:
+            port.tally.frames_in += frames
+            port.tally.bytes_in += octets
+            port.decoder.counters.frames += frames
+        if port.decoder.reassembler.pending_frames:
+            port.decoder.reassembler.expire(now)
         return deliveries
 
-    def forward(self, sender: Port, frames: Sequence[bytes], deliveries: Deliveries) -> None:
-        """Add ``frames`` of ``sender``, which the guard let pass, to the ``deliveries`` of their receivers."""
-        if self.watch is not None:
-            self.watch.frames(frames, sender.member.peer_id, "forwarded")
-        others = [port for port in self._ports.values() if port is not sender]
-        find = self._by_mac.get
-        default = None if sender is self._gateway else self._gateway
-        for frame in frames:
-            if frame[0] & 1:
-                self._deliver(sender, frame, others, deliveries)
-                continue
-            receiver = find(frame[:6]) or default
-            if receiver is None:
-                sender.tally.drop(Drop.UNKNOWN if sender is self._gateway else Drop.NO_GATEWAY)
-            elif receiver is sender:
-                sender.tally.drop(Drop.HAIRPIN)
+    def _switch_untrusted(self, port: Port, datagrams: Sequence[bytes], deliveries: Deliveries, now: float) -> None:
+        """The long way, for everything that no way is known for."""
+        whole, echoes = port.decoder.decode_untrusted(datagrams, now)
+        judge = self.guard.judge_untrusted
+        member, tally = port.member, port.tally
+        passed = []
+        for stamp, frame in whole:
+            tally.frames_in += 1
+            tally.bytes_in += len(frame)
+            rule = judge(frame, member)
+            if rule is None:
+                passed.append((stamp, frame))
+                self._learn(port, stamp, frame)
             else:
-                self._deliver(sender, frame, (receiver,), deliveries)
+                tally.block(rule)
+                if self.watch is not None:
+                    self.watch.frames((frame,), member.peer_id, f"blocked:{rule.label}")
+        if passed:
+            self.forward(port, passed, deliveries)
+        if echoes:
+            self._echo(port, echoes, deliveries, now)
 
-    def _deliver(self, sender: Port, frame: bytes, receivers: Sequence[Port], deliveries: Deliveries) -> None:
-        """Encode ``frame`` once for each distinct need of ``receivers``, and share the bytes."""
-        encoder, origin = sender.encoder, sender.member.peer_id
-        size = len(frame)
-        encoded: dict[int, list[bytes] | None] = {}
+    def _learn(self, port: Port, stamp: int, frame: bytes) -> None:
+        """Remember what holds for all plain frames that begin as ``frame``, which passed the guard."""
+        if not self.short_ways or self.watch is not None:
+            return
+        came = _header(stamp)
+        datagram = came + frame
+        head = datagram[:HEAD_SIZE]
+        shape = shape_of(head)
+        if shape is None or head in port.ways or _plain_fields(shape, datagram) is None:
+            return
+        if len(port.ways) >= MAX_WAYS:
+            port.ways.clear()
+        leaves = _header(stamp & _FLAGS | port.member.peer_id)
+        largest = self.guard.limit(port.member) + HEADER_SIZE
+        port.ways[head] = Way(leaves, leaves != came, self._route(port, frame), shape, largest)
+
+    def _route(self, sender: Port, frame: bytes) -> Route:
+        """Say who gets ``frame`` of ``sender``, or why nobody does."""
+        if frame[0] & 1:
+            return tuple(port for port in self._ports.values() if port is not sender)
+        receiver = self._by_mac.get(frame[:6])
+        if receiver is None and sender is not self._gateway:
+            receiver = self._gateway
+        if receiver is None:
+            return Drop.UNKNOWN if sender is self._gateway else Drop.NO_GATEWAY
+        return Drop.HAIRPIN if receiver is sender else (receiver,)
+
+    def forward(self, sender: Port, frames: Sequence[tuple[int, bytes]], deliveries: Deliveries) -> None:
+        """Add ``frames`` of ``sender``, which the guard let pass, to the ``deliveries`` of their receivers.
+
+        Each comes with the stamp that it came with: its flags are kept, the origin becomes ``sender``'s peer id.
+        """
+        peer_id = sender.member.peer_id
+        if self.watch is not None:
+            self.watch.frames([frame for _, frame in frames], peer_id, "forwarded")
+        for stamp, frame in frames:
+            route = self._route(sender, frame)
+            if isinstance(route, str):
+                sender.tally.drop(route)
+            else:
+                datagram = _header(stamp & _FLAGS | peer_id) + frame
+                self._deliver(sender, route, [datagram], len(datagram), deliveries)
+
+    def _deliver(
+        self, sender: Port, receivers: tuple[Port, ...], datagrams: list[bytes], size: int, deliveries: Deliveries
+    ) -> None:
+        """Give ``receivers`` whole frames, in ``datagrams`` of ``size`` bytes: shared, or cut for smaller budgets."""
+        count = len(datagrams)
+        octets = (size - HEADER_SIZE) * count
+        cut: dict[int, list[bytes]] = {}
         for receiver in receivers:
             batch = deliveries.get(receiver)
             if batch is None:
                 batch = deliveries[receiver] = []
-                receiver.budget = receiver.outlet.datagram_budget
-            # Whole frames are the same for all budgets.
-            budget = receiver.budget
-            need = 0 if size + HEADER_SIZE <= budget else budget
-            if need not in encoded:
-                encoder.budget = budget
-                try:
-                    encoded[need] = encoder.encode(frame, origin)
-                except OverlaySizeError:
-                    encoded[need] = None
-            datagrams = encoded[need]
-            if datagrams is None:
-                sender.tally.drop(Drop.OVERSIZE)
-                continue
-            batch += datagrams
+                receiver.budget = 0
+            # Nobody is admitted with less than the first figure, which saves asking for what games send.
+            if size <= MIN_DATAGRAM_BUDGET or size <= (receiver.budget or receiver.read_budget()):
+                batch += datagrams
+            else:
+                budget = receiver.budget
+                if budget not in cut:
+                    cut[budget] = self._cut(sender, datagrams, budget)
+                if not cut[budget]:
+                    sender.tally.drop(Drop.OVERSIZE, count)
+                    continue
+                batch += cut[budget]
             tally = receiver.tally
-            tally.frames_out += 1
-            tally.bytes_out += size
+            tally.frames_out += count
+            tally.bytes_out += octets
+
+    def _cut(self, sender: Port, datagrams: Sequence[bytes], budget: int) -> list[bytes]:
+        """Cut whole frames of one size to ``budget``; nothing when that is not possible."""
+        encoder = sender.encoder
+        encoder.budget = budget
+        try:
+            return [
+                piece
+                for datagram in datagrams
+                for piece in encoder.encode(datagram[HEADER_SIZE:], int.from_bytes(datagram[1:HEADER_SIZE], "big"))
+            ]
+        except OverlaySizeError:
+            return []
 
     def _echo(self, sender: Port, echoes: Sequence[Echo], deliveries: Deliveries, now: float) -> None:
         """Answer echoes for the relay, pass the others on; the sender's peer id is put in either way."""
@@ -265,4 +373,53 @@ class Switch:
                 sender.tally.drop(Drop.ECHO_TARGET)
                 continue
             sender.tally.echoes += 1
-            deliveries.setdefault(receiver, []).append(encode_echo(answer))
+            batch = deliveries.get(receiver)
+            if batch is None:
+                batch = deliveries[receiver] = []
+                receiver.budget = 0
+            batch.append(encode_echo(answer))
+
+
+_FLAGS: Final = 0xFF0000
+"""The flags in a stamp."""
+
+
+def _header(stamp: int) -> bytes:
+    """Make the overlay header of a whole frame."""
+    return _FIRST + stamp.to_bytes(3, "big")
+
+
+def _plain_fields(shape: Shape, datagram: bytes) -> tuple[Any, ...] | None:
+    """Give what matters of ``datagram`` if it is plain, else None."""
+    try:
+        fields = shape.read(datagram)
+    except struct.error:
+        return None
+    return fields if shape.is_plain(fields, len(datagram)) else None
+
+
+def _runs_untrusted(ways: dict[bytes, Way], datagrams: Sequence[bytes]) -> list[tuple[Way | None, list[bytes]]]:
+    """Cut a batch, in its order, in runs of datagrams of one size that go the same way, and runs that no way is for."""
+    runs: list[tuple[Way | None, list[bytes]]] = []
+    lost: list[bytes] | None = None
+    run: list[bytes] = []
+    size = -1
+    read: Callable[[bytes], object] = bytes
+    fields: object = None
+    for datagram in datagrams:
+        if len(datagram) == size and read(datagram) == fields:
+            run.append(datagram)
+            continue
+        way = ways.get(datagram[:HEAD_SIZE])
+        if way is not None and len(datagram) <= way.largest:
+            fields = _plain_fields(way.shape, datagram)
+            if fields is not None:
+                size, read, run, lost = len(datagram), way.shape.read, [datagram], None
+                runs.append((way, run))
+                continue
+        size = -1
+        if lost is None:
+            lost = []
+            runs.append((None, lost))
+        lost.append(datagram)
+    return runs

@@ -91,7 +91,7 @@ class BlockedReporter:
     """When the last event was, and how many frames had been blocked by then."""
 
     def due(self, blocked: dict[Rule, int], now: float) -> list[tuple[Rule, int]]:
-        """Give the rules to report at ``now``, each with the frames since its last event. For a call each second."""
+        """Give the rules to report at ``now``, each with the frames since its last event. For a call each batch."""
         result = []
         for rule, count in blocked.items():
             when, told = self._told.get(rule, (-math.inf, 0))

@@ -17,7 +17,7 @@ LOST_AFTER = 3.0
 """Seconds after which an unanswered echo counts as lost. Longer than any queue on the way may hold it."""
 
 _MAX_PENDING = 16
-"""Requests remembered: one each second for LOST_AFTER, with room for a burst after a pause."""
+"""Requests remembered: one each 0.5 s for LOST_AFTER, when answers are missing, with room for a burst after a pause."""
 
 _SMOOTHING = 0.125
 """Weight of a new sample, as in RFC 6298 section 2."""

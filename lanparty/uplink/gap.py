@@ -14,7 +14,8 @@ import attrs
 __all__ = ["LONGEST_GAP", "GapWatch"]
 
 LONGEST_GAP = 4.0
-"""Seconds without us after which the relay has very likely given us up: its own limit is 5 s of silence."""
+"""Seconds without us, besides a tick, after which the relay has given us up: its own limit is 5 s of silence. After a
+shorter gap we find its goodbye waiting, or the silence itself."""
 
 
 @attrs.define
@@ -22,7 +23,8 @@ class GapWatch:
     """Compares each tick with the one before."""
 
     period: float
-    """Seconds between ticks, as asked of the timer."""
+    """Seconds between ticks at most, as asked of the timer. A gap is measured up to this much too short: for a
+    part of it we were to sleep."""
 
     longest: float = LONGEST_GAP
     _monotonic: float | None = attrs.field(default=None, init=False)

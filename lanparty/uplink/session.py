@@ -3,8 +3,14 @@
     1. QUIC connection driver (a task; everything else ends before it does)
     2. hello, then one message: welcome, or reject
     3. the role makes its device ready (`Port.on_admitted`), then frames flow
-    4. tasks: datagram pump (with echoes), control-stream reader, heartbeat, silence watch, stats
+    4. tasks: datagram pump, control-stream reader, pulse (signs of life, silence, stats)
     5. whoever sees the end first says why (`end`), all tasks stop, goodbye, driver stops
+
+Signs of life. On each tick an echo asks the relay for one; it goes the way that frames go, and measures it. As long as
+something comes back that is all, on an idle path: one datagram each way. When nothing has come ``PATIENCE`` seconds
+after a question, it is repeated each ``HURRY`` seconds, with a heartbeat on the control stream beside it, which QUIC
+repeats by itself. Nothing at all for ``SILENCE`` seconds: the path is dead. While the role makes its device ready there
+are no echoes yet, and heartbeats take their place.
 
 Owns: the control stream and the order of these steps.
 Must not know: addresses of a name, back-off, what becomes of the program after the end (`lanparty.uplink.loop`).
@@ -12,6 +18,7 @@ Must not know: addresses of a name, back-off, what becomes of the program after 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -43,6 +50,7 @@ from lanparty.quic.connection import Closed, Connection, ConnectionLost
 from lanparty.quic.trust import Trust
 from lanparty.uplink.port import Port
 from lanparty.uplink.settings import UplinkSettings
+from lanparty.uplink.tick import next_tick
 from lanparty.uplink.tunnel import Tunnel
 
 __all__ = ["Session", "SessionEnd"]
@@ -54,19 +62,19 @@ which a member is to be back after the relay restarted."""
 ADMISSION_TIMEOUT = 5.0
 """Seconds from the handshake to the relay's answer: the same as the relay gives us for the hello."""
 
-HEARTBEAT = 1.0
-"""Seconds between heartbeats: four may be lost before SILENCE."""
+PATIENCE = 1.0
+"""Seconds for the answer to an echo: above any round trip that is worth playing over."""
 
-ECHO = 1.0
-"""Seconds between echoes to the relay: round-trip time and loss of the datagrams themselves, which heartbeats on the
-control stream do not show."""
+HURRY = 0.5
+"""Seconds between questions once an answer is missing. A path that was away for 2 s and comes back is found within
+this, 4 s after the last sign at most: well before SILENCE."""
 
 SILENCE = 4.5
 """Seconds without any sign of the relay after which the path is dead: noticed within 5 s, and a path that was away for
-2 s, with what QUIC's probe time-outs add, is not given up."""
+2 s is not given up."""
 
 STATS = 10.0
-"""Seconds between counters sent to the relay."""
+"""Seconds between counters sent to the relay: a multiple of TICK, so that they wake nobody up."""
 
 GOODBYE = 1.0
 """Seconds at most for the relay to acknowledge our goodbye."""
@@ -131,6 +139,8 @@ class Session:
         self._decoder = ControlDecoder()
         self._sending = trio.Lock()
         self._heard = 0.0
+        self._flowing = False
+        self._pause: trio.CancelScope | None = None
 
     def end(self, reason: str, *, at_once: bool = False, stopped: bool = False) -> None:
         """End the session from outside or inside; the first reason counts. Never waits."""
@@ -209,7 +219,7 @@ class Session:
         self._on_welcome(welcome)
         async with trio.open_nursery() as nursery:
             # Before the device is ready, which may take a while: the relay would think us dead.
-            nursery.start_soon(self._guard, self._heartbeats, connection)
+            nursery.start_soon(self._guard, self._pulse, connection)
             self.admitted = True
             # Guarded here as well: a failure must not leave this nursery, which would wrap it in a group.
             await self._guard(self._begin, nursery, connection, welcome, early)
@@ -222,8 +232,9 @@ class Session:
         await nursery.start(self._pump_datagrams, connection, welcome)
         self._port.on_ready(welcome)
         nursery.start_soon(self._guard, self._read, connection, early)
-        nursery.start_soon(self._watch_silence)
-        nursery.start_soon(self._guard, self._stats, connection)
+        self._heard = trio.current_time()
+        self._flowing = True
+        self._tunnel.send_echo(self._heard)
         self._on_admitted(connection, welcome)
 
     async def _guard(self, task: Callable[..., Awaitable[None]], *arguments: Any) -> None:
@@ -282,7 +293,7 @@ class Session:
             raise ConnectionLost(
                 connection.closed or Closed(0, "end of the control stream", by_peer=True, timed_out=False)
             )
-        self._heard = trio.current_time()
+        self._note_heard(trio.current_time())
         # Unknown message types of a newer minor version are passed over.
         return [message for message in self._decoder.feed_untrusted(data) if not isinstance(message, Unknown)]
 
@@ -291,8 +302,15 @@ class Session:
             await connection.send_all(codec.encode(message))
 
     def _datagrams_untrusted(self, datagrams: list[bytes], now: float) -> None:
-        self._heard = now
+        self._note_heard(now)
         self._tunnel.receive_untrusted(datagrams, now)
+
+    def _note_heard(self, now: float) -> None:
+        self._heard = now
+        pause = self._pause
+        if pause is not None:  # The question is answered: the next one has time until the next tick.
+            self._pause = None
+            pause.deadline = next_tick(now)
 
     async def _read(self, connection: Connection, early: list[Message]) -> None:
         messages = early
@@ -326,17 +344,41 @@ class Session:
             case _:
                 pass  # Heartbeat replies, the relay's stats: that they came is all there is to know.
 
-    async def _heartbeats(self, connection: Connection) -> None:
+    async def _pulse(self, connection: Connection) -> None:
+        """Ask for signs of life and judge their absence; tell the relay our counters. One wake-up for all of it."""
         sequence = 0
+        asked = -math.inf
+        stats_at = next_tick(trio.current_time(), STATS)
         while True:
-            await self._send(connection, Heartbeat(sequence=sequence, reply=False))
-            sequence += 1
-            await trio.sleep(HEARTBEAT)
+            now = trio.current_time()
+            unanswered = self._flowing and self._heard < asked
+            if unanswered and now >= self._heard + SILENCE:
+                self.end(f"no sign of it for {SILENCE:g} s")
+                return
+            asked = now
+            if self._flowing:
+                self._tunnel.send_echo(now)
+            if unanswered or not self._flowing:
+                await self._send(connection, Heartbeat(sequence=sequence, reply=False))
+                sequence += 1
+            if now >= stats_at:
+                stats_at = next_tick(now, STATS)
+                await self._tell_stats(connection)
+            await self._sleep(asked, HURRY if unanswered else PATIENCE)
+
+    async def _sleep(self, asked: float, patience: float) -> None:
+        """Sleep until the next tick; if nothing is heard, only until ``patience`` seconds after ``asked``."""
+        if not self._flowing or self._heard >= asked:
+            await trio.sleep_until(next_tick(asked))
+            return
+        with trio.CancelScope(deadline=min(asked + patience, self._heard + SILENCE)) as self._pause:
+            await trio.sleep_forever()
+        self._pause = None
 
     async def _pump_datagrams(
         self, connection: Connection, welcome: Welcome, *, task_status: trio.TaskStatus[None]
     ) -> None:
-        """The datagram pump: frames flow both ways for exactly as long as this task runs, and echoes measure the path.
+        """The datagram pump: frames flow both ways for exactly as long as this task runs.
 
         It carries no frame itself: the device's reader and the connection's driver call the tunnel synchronously.
         """
@@ -350,29 +392,17 @@ class Session:
         connection.on_datagrams(self._datagrams_untrusted)
         try:
             task_status.started()
-            while True:
-                self._tunnel.send_echo(trio.current_time())
-                await trio.sleep(ECHO)
+            await trio.sleep_forever()
         finally:
             connection.on_datagrams(None)
             self._tunnel.detach()
 
-    async def _watch_silence(self) -> None:
-        while True:
-            dead_at = self._heard + SILENCE
-            if trio.current_time() >= dead_at:
-                self.end(f"no sign of it for {SILENCE:g} s")
-                return
-            await trio.sleep_until(dead_at)
-
-    async def _stats(self, connection: Connection) -> None:
-        while True:
-            await trio.sleep(STATS)
-            counters = self._tunnel.as_dict()
-            log(events.STATS, dropped=self._tunnel.dropped, **counters)
-            for sentence in self._tunnel.diagnose():
-                log(events.DIAGNOSIS, text=sentence)
-            await self._send(connection, Stats(counters=counters))
+    async def _tell_stats(self, connection: Connection) -> None:
+        counters = self._tunnel.as_dict()
+        log(events.STATS, dropped=self._tunnel.dropped, **counters)
+        for sentence in self._tunnel.diagnose():
+            log(events.DIAGNOSIS, text=sentence)
+        await self._send(connection, Stats(counters=counters))
 
     async def _goodbye(self, connection: Connection, end: SessionEnd) -> None:
         """Tell the relay that we leave, and give it a moment to acknowledge; never longer than GOODBYE."""

@@ -18,6 +18,7 @@ import trio
 
 from lanparty.link.netlink import Netlink, NetlinkMissing, Watch
 from lanparty.uplink.gap import GapWatch
+from lanparty.uplink.tick import TICK, next_tick
 
 __all__ = ["NetlinkWatch", "NetworkWatch", "Path", "Way", "judge", "watch_gaps"]
 
@@ -28,8 +29,9 @@ a DHCP client's work an address is missing for a moment."""
 LONGEST_SETTLE = 2.0
 """Seconds: judge then, even if changes keep coming (containers that come and go all the time)."""
 
-GAP_PERIOD = 1.0
-"""Seconds between looks at the clocks."""
+GAP_PERIOD = TICK
+"""Seconds between looks at the clocks, on ticks, when the session is awake as well. The timer stands still while the
+machine sleeps, so this is how long after waking up we notice it at the latest."""
 
 
 @attrs.frozen
@@ -142,4 +144,4 @@ async def watch_gaps(
         missed = watch.tick(monotonic(), boot())
         if missed is not None:
             slept(missed)
-        await trio.sleep(GAP_PERIOD)
+        await trio.sleep_until(next_tick(trio.current_time(), GAP_PERIOD))

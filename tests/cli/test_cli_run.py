@@ -92,6 +92,12 @@ def test_bad_arguments_are_one_line_and_status_2(capsys):
     )
 
 
+def test_an_acceleration_that_does_not_exist_is_one_line_and_status_2(capsys, monkeypatch):
+    monkeypatch.setenv("LANPARTY_WITHOUT", "gso,warp")
+    assert run(nothing) == 2
+    assert "error: LANPARTY_WITHOUT names warp; it can name " in last_line(capsys)
+
+
 def test_a_failure_as_json(capsys):
     assert run(failing(RefusedError("room-full", "Full.")), "--log-format", "json", "--log-level", "error") == 3
     entry = json.loads(capsys.readouterr().err)

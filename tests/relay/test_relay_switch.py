@@ -143,7 +143,7 @@ def test_a_member_alone_talks_to_nobody() -> None:
 def test_even_without_the_guard_no_frame_goes_back() -> None:
     _, ann, bob = party()
     deliveries: dict[Port, list[bytes]] = {}
-    ann.joined.switch.forward(ann.port, [ann.frame(mac(1)), ann.frame(mac(2))], deliveries)
+    ann.joined.switch.forward(ann.port, [(0, ann.frame(mac(1))), (0, ann.frame(mac(2)))], deliveries)
     assert set(deliveries) == {bob.port}
     assert ann.port.tally.dropped == {Drop.HAIRPIN: 1}
 
@@ -176,13 +176,13 @@ def test_blocked_frames_reach_nobody_and_are_counted_by_rule_for_member_room_and
 
 def test_the_origin_is_stamped_whatever_the_sender_wrote() -> None:
     _, ann, bob = party()
-    ann.send_raw(*ann.encoder.encode(ann.frame(mac(2)), origin=bob.peer_id))
+    ann.send_raw(*ann.encoder.encode(ann.frame(mac(2)), bob.peer_id))
     assert bob.received == [(ann.peer_id, ann.frame(mac(2)))]
 
 
 def test_garbage_is_dropped_and_counted() -> None:
     house, ann, bob = party()
-    ann.send_raw(b"", b"\x10", b"\x20\0\0\0" + ann.frame(BROADCAST), b"\x1f\0\0\0", b"\x10\x01\0\0" + bytes(60))
+    ann.send_raw(b"", b"\x10", b"\x20\0\0\0" + ann.frame(BROADCAST), b"\x1f\0\0\0", b"\x10\x02\0\0" + bytes(60))
     assert house.datagrams == bob.datagrams == []
     assert sum(ann.port.total().dropped.values()) == 5
 

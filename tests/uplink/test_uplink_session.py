@@ -206,22 +206,88 @@ async def test_the_relay_may_ask_for_a_heartbeat_too(autojump_clock):
     assert Heartbeat(sequence=77, reply=True) in setup.relay.heard
 
 
-async def test_heartbeats_each_second_and_stats_each_ten(autojump_clock):
-    setup = Setup(admit(lives=21))
-    await setup.run()
-    beats = [message for message in setup.relay.heard if isinstance(message, Heartbeat)]
-    stats = [message for message in setup.relay.heard if isinstance(message, Stats)]
-    assert [beat.sequence for beat in beats] == list(range(len(beats)))
-    assert 20 <= len(beats) <= 22
-    assert len(stats) == 2
-    assert stats[0].counters["echo_sent"] >= 9
+class Timed(Setup):
+    """Notes when the member asks for signs of life, and answers echoes while `answering`."""
+
+    def __init__(self, *script, answering=lambda now: True, **changes):
+        super().__init__(*script, **changes)
+        self.echoed = []
+        send_echo = self.tunnel.send_echo
+
+        def noted(now):
+            self.echoed.append(now)
+            send_echo(now)
+            if answering(now):
+                self.connection.deliver(
+                    [encode_echo(Echo(0, reply=True, target=3, sequence=len(self.echoed), sent_us=0))]
+                )
+
+        self.tunnel.send_echo = noted
+
+
+async def member(relay, connection):
+    """Admits, hears messages with their times, and answers nothing."""
+    connection.say(welcome())
+    async for message in connection.hears:
+        relay.heard.append((trio.current_time(), message))
+
+
+async def run_for(setup, seconds):
+    with trio.move_on_after(seconds):
+        await setup.run()
+
+
+async def test_an_idle_session_asks_by_echo_on_each_tick_and_sends_stats_each_ten_seconds(autojump_clock):
+    await trio.sleep(0.7)
+    setup = Timed(member)
+    await run_for(setup, 21)
+    assert setup.echoed == [0.7, *range(2, 21, 2)]
+    later = [(at, message) for at, message in setup.relay.heard if at > 0.7]
+    assert [(at, type(message)) for at, message in later] == [(10, Stats), (20, Stats)]
+    assert later[0][1].counters["echo_sent"] == 6
+
+
+async def test_before_frames_flow_heartbeats_are_the_sign_of_life(autojump_clock):
+    class Slow(FakePort):
+        async def on_admitted(self, welcome):
+            await trio.sleep(9)
+            await super().on_admitted(welcome)
+
+    setup = Timed(member, port=Slow())
+    await run_for(setup, 15)
+    beats = [at for at, message in setup.relay.heard if isinstance(message, Heartbeat)]
+    assert beats == [0, 2, 4, 6, 8]
+    assert setup.echoed == [9, 10, 12, 14]
+
+
+async def test_a_missing_answer_is_asked_for_more_often_and_on_the_control_stream(autojump_clock):
+    setup = Timed(member, answering=lambda now: not 5 < now < 8)
+    await run_for(setup, 13)
+    assert setup.echoed == [0, 2, 4, 6, 7, 7.5, 8, 10, 12]
+    beats = [at for at, message in setup.relay.heard if isinstance(message, Heartbeat)]
+    assert beats == [0, 7, 7.5, 8]
+
+
+@pytest.mark.parametrize("begins", [4.1, 5, 5.5, 5.9, 5.99])
+async def test_a_path_that_is_away_for_two_seconds_is_not_given_up(begins, autojump_clock):
+    setup = Timed(member, answering=lambda now: not begins < now < begins + 2)
+    await run_for(setup, 30)
+    assert setup.echoed[-1] == 28
+
+
+@pytest.mark.parametrize("dies", [4.01, 5, 5.99])
+async def test_a_dead_path_is_noticed_within_five_seconds(dies, autojump_clock):
+    setup = Timed(member, answering=lambda now: now < dies)
+    end = await setup.run()
+    assert "no sign" in end.reason
+    assert trio.current_time() <= dies + SILENCE + 0.01
 
 
 async def test_frames_flow_between_ready_and_lost(autojump_clock):
     async def sends(relay, connection):
         connection.say(welcome())
         await trio.sleep(1)
-        connection.deliver(OverlayEncoder(1170).encode(FRAME, origin=8))
+        connection.deliver(OverlayEncoder(1170).encode(FRAME, 8))
         await trio.sleep(1)
         connection.drop()
 

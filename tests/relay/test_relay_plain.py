@@ -1,0 +1,359 @@
+"""The short way of plain frames: its verdict is the guard's, and the switch does the same over either way."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Iterable
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from relay_packets import (
+    BROADCAST,
+    HOUSE,
+    IPV4,
+    IPV6,
+    OTHER,
+    PLAYER,
+    arp,
+    ethernet,
+    extension,
+    fragment_header,
+    icmpv6,
+    ipv4,
+    ipv6,
+    snap,
+    tag,
+    udp,
+)
+from test_relay_guard import BAD, GOOD, SEEDS
+
+from lanparty.ctrl.messages import PROTOCOL, Hello, Role
+from lanparty.proto.fragments import Reassembler
+from lanparty.proto.overlay import CHECKSUM_PARTIAL, Echo, OverlayCounters, OverlayDecoder, OverlayEncoder, encode_echo
+from lanparty.relay.guard import Guard
+from lanparty.relay.hub import Hub, Joined
+from lanparty.relay.plain import HEAD_SIZE, shape_of
+from lanparty.relay.rooms import RoomLimits, Rooms
+from lanparty.relay.switch import MAX_WAYS, Port
+
+FLAGS = CHECKSUM_PARTIAL << 16
+
+
+def overlay(frame: bytes, stamp: int = 0) -> bytes:
+    return b"\x10" + stamp.to_bytes(3, "big") + frame
+
+
+def is_plain(frame: bytes) -> bool:
+    datagram = overlay(frame)
+    shape = shape_of(datagram[:HEAD_SIZE])
+    if shape is None:
+        return False
+    try:
+        return bool(shape.is_plain(shape.read(datagram), len(datagram)))
+    except struct.error:
+        return False
+
+
+def tcp(size: int = 20) -> bytes:
+    return struct.pack("!HHIIHHHH", 67, 68, 1, 1, 0x5010, 500, 0, 0).ljust(size, b"t")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        ethernet(ipv4(udp(27005, 27015)), IPV4),
+        ethernet(ipv4(udp(27005, 27015), fragment=0x4000), IPV4),
+        ethernet(ipv4(udp(1, 2, b"")), IPV4),
+        ethernet(ipv4(udp(1, 2)) + bytes(20), IPV4),
+        ethernet(ipv4(udp(546, 547)), IPV4),
+        ethernet(ipv4(tcp(), protocol=6), IPV4),
+        ethernet(ipv4(tcp(1480), protocol=6), IPV4),
+        ethernet(ipv6(udp(5353, 5353), 17), IPV6),
+        ethernet(ipv6(udp(67, 68), 17), IPV6),
+        ethernet(ipv6(tcp(), 6), IPV6),
+        ethernet(b"\x6f" + ipv6(tcp(), 6)[1:], IPV6),
+    ],
+)
+def test_plain(frame: bytes) -> None:
+    assert is_plain(frame)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        ethernet(arp(), 0x0806),
+        ethernet(ipv4(udp(1, 2)), IPV6),
+        ethernet(ipv4(udp(1, 2), options=bytes(4)), IPV4),
+        ethernet(ipv4(udp(1, 2), fragment=0x2000), IPV4),
+        ethernet(ipv4(udp(1, 2), fragment=1), IPV4),
+        ethernet(ipv4(udp(1, 2), total=41), IPV4),
+        ethernet(ipv4(udp(1, 2), total=27), IPV4),
+        ethernet(ipv4(udp(1, 2, b"")[:7]), IPV4),
+        ethernet(ipv4(udp(68, 1)), IPV4),
+        ethernet(ipv4(udp(1, 67)), IPV4),
+        ethernet(ipv4(bytes(20), protocol=1), IPV4),
+        ethernet(ipv6(udp(546, 1), 17), IPV6),
+        ethernet(ipv6(udp(1, 547), 17), IPV6),
+        ethernet(ipv6(icmpv6(134), 58), IPV6),
+        ethernet(ipv6(extension(17) + udp(1, 2), 0), IPV6),
+        ethernet(ipv6(fragment_header(6) + tcp(), 44), IPV6),
+        ethernet(ipv6(tcp(), 6, length=21), IPV6),
+        ethernet(ipv6(tcp(), 6, length=7), IPV6),
+        ethernet(ipv4(udp(1, 2)), IPV4, tags=tag()),
+        snap(ipv4(udp(1, 2)), IPV4),
+    ],
+)
+def test_not_plain(frame: bytes) -> None:
+    assert not is_plain(frame)
+
+
+@attrs.frozen
+class Sender:
+    mac: bytes
+    is_gateway: bool
+
+
+SENDERS = [Sender(PLAYER, False), Sender(b"", True)]
+
+
+def test_plain_frames_with_one_head_have_one_verdict() -> None:
+    """What `plain.py` promises, over the guard's vectors and mutations of them: by head, sender and limit."""
+    chance = random.Random(20261018)
+    seeds = [
+        frame
+        for frame in SEEDS
+        + [ethernet(ipv4(tcp(), protocol=6), IPV4), ethernet(ipv6(tcp(), 6), IPV6), ethernet(ipv4(udp(9, 9)), IPV4)]
+        * 20
+        if len(frame) > 40
+    ]
+    guards = [Guard(1500, {OTHER}), Guard(600, {PLAYER, OTHER}), Guard(1500, {OTHER}, lan_ipv6_routing=True)]
+    verdicts: dict[object, object] = {}
+    plain = 0
+    for _ in range(150_000):
+        frame = bytearray(chance.choice(seeds))
+        for _ in range(chance.randrange(4)):
+            match chance.randrange(5):
+                case 0:  # where the headers are
+                    frame[chance.randrange(12, min(len(frame), 60))] = chance.randrange(256)
+                case 1:
+                    frame[chance.randrange(min(len(frame), 60))] ^= 1 << chance.randrange(8)
+                case 2:
+                    frame += bytes(chance.choice((1, 18, 560, 1400)))
+                case 3:
+                    del frame[chance.randrange(40, len(frame) + 1) :]
+                case _:  # a port or a length of interest
+                    at = chance.choice((16, 18, 20, 34, 36, 54, 56))
+                    frame[at : at + 2] = chance.choice((28, 67, 68, 546, 547, len(frame) - 14)).to_bytes(2, "big")
+        whole = bytes(frame)
+        if not is_plain(whole):
+            continue
+        plain += 1
+        for number, guard in enumerate(guards):
+            for sender in SENDERS:
+                if len(whole) > guard.limit(sender):
+                    continue
+                verdict = guard.judge_untrusted(whole, sender)
+                assert verdicts.setdefault((number, sender, whole[:15]), verdict) is verdict, whole.hex()
+    assert plain > 5_000
+    assert len(set(verdicts.values())) >= 3
+
+
+# --- the whole switch, over either way --------------------------------------------------------------------------------
+
+
+@attrs.define
+class Sink:
+    datagram_budget: int
+
+    def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
+        raise AssertionError("the test looks at the deliveries")
+
+
+def mac(number: int) -> bytes:
+    return bytes((2, 0, 0, 0, 0, number))
+
+
+class Room:
+    """A room whose members are numbers: 0 is the gateway."""
+
+    def __init__(self, *, short_ways: bool, fragments: bool = True) -> None:
+        self.hub: Hub[object] = Hub(rooms=Rooms(RoomLimits(fragments=fragments)))
+        self.short_ways = short_ways
+        self.members: dict[int, Joined] = {}
+
+    def join(self, number: int, budget: int) -> Port:
+        hello = Hello(
+            version=PROTOCOL,
+            role=Role.CLIENT if number else Role.GATEWAY,
+            room="R",
+            virtual_mac=mac(number).hex(":") if number else None,
+            datagram_budget=budget,
+            display_name="",
+            software="",
+        )
+        joined = self.hub.join(hello, None, Sink(budget), "")
+        assert isinstance(joined, Joined)
+        joined.switch.short_ways = self.short_ways
+        self.members[number] = joined
+        return joined.port
+
+    def leave(self, number: int) -> None:
+        self.hub.leave(self.members.pop(number))
+
+    def send(self, number: int, datagrams: list[bytes]) -> dict[int, list[bytes]]:
+        joined = self.members[number]
+        deliveries = joined.switch.receive_untrusted(joined.port, datagrams, 1.0)
+        return {port.member.peer_id: batch for port, batch in deliveries.items() if batch}
+
+    def counters(self) -> dict[int, dict[str, int]]:
+        return {number: joined.port.total().as_dict() for number, joined in self.members.items()}
+
+    def decoded(self) -> dict[int, dict[str, int]]:
+        return {number: joined.port.decoder.counters.as_dict() for number, joined in self.members.items()}
+
+
+def read(deliveries: dict[int, list[bytes]]) -> dict[int, tuple[int, list[tuple[int, bytes]]]]:
+    """What each receiver makes of its datagrams. The ids of frames in pieces may be dealt out in another order."""
+    decoders = {peer: OverlayDecoder(Reassembler(), OverlayCounters()) for peer in deliveries}
+    return {peer: (len(batch), decoders[peer].decode_untrusted(batch, 1.0)[0]) for peer, batch in deliveries.items()}
+
+
+PACKETS = [(payload, ethertype) for payload, ethertype, *_ in (*BAD.values(), *GOOD.values()) if len(payload) < 400]
+PLAIN = [
+    (ipv4(udp(27005, 27015, bytes(80)), fragment=0x4000), IPV4),
+    (ipv4(tcp(1400), protocol=6), IPV4),
+    (ipv6(tcp(1400), 6), IPV6),
+    (ipv6(udp(1000, 2000), 17), IPV6),
+    (ipv4(udp(1000, 2000)) + bytes(18), IPV4),
+]
+
+
+@st.composite
+def batches(draw: st.DrawFn, number: int) -> list[bytes]:
+    own = mac(number) if number else HOUSE
+    batch: list[bytes] = []
+    for _ in range(draw(st.integers(1, 6))):
+        payload, ethertype = draw(st.one_of(st.sampled_from(PLAIN), st.sampled_from(PLAIN), st.sampled_from(PACKETS)))
+        source = draw(st.sampled_from((own, own, own, own, mac(1), HOUSE)))
+        destination = draw(st.sampled_from((mac(1), mac(2), mac(3), HOUSE, BROADCAST)))
+        frame = bytearray(ethernet(payload, ethertype, source=source, destination=destination))
+        stamp = draw(st.sampled_from((0, 0, FLAGS, 1, FLAGS | 2, 0x020000)))
+        for serial in range(draw(st.sampled_from((1, 1, 2, 5)))):
+            frame[18:20] = serial.to_bytes(2, "big")  # IPv4's identification; IPv6's payload length
+            batch.append(overlay(bytes(frame), stamp))
+        match draw(st.integers(0, 9)):
+            case 0:
+                batch += OverlayEncoder(500).encode(bytes(frame), stamp)
+            case 1:
+                batch.append(encode_echo(Echo(0, reply=False, target=0, sequence=1, sent_us=1)))
+            case 2:
+                batch.append(draw(st.binary(max_size=70)))
+            case 3:
+                batch.append(overlay(bytes(frame) + bytes(200), stamp))
+            case 4:
+                batch.append(overlay(bytes(frame[: draw(st.integers(0, len(frame)))]), stamp))
+    return batch
+
+
+@given(st.data(), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_the_short_way_does_what_the_long_way_does(data: st.DataObject, fragments: bool) -> None:
+    short, long = (Room(short_ways=ways, fragments=fragments) for ways in (True, False))
+    for room in (short, long):
+        room.join(1, 1442)
+    for _ in range(data.draw(st.integers(2, 12))):
+        number = data.draw(st.integers(0, 3))
+        if number not in short.members:
+            budget = data.draw(st.sampled_from((1442, 1500, 1600) if not fragments else (256, 1170, 1442, 1600)))
+            for room in (short, long):
+                room.join(number, budget)
+        elif data.draw(st.integers(0, 7)) == 0 and len(short.members) > 1:
+            for room in (short, long):
+                room.leave(number)
+            continue
+        batch = data.draw(batches(number))
+        for _ in range(2):  # once to learn, once to know
+            assert read(short.send(number, batch)) == read(long.send(number, batch))
+        assert short.counters() == long.counters()
+        assert short.decoded() == long.decoded()
+
+
+def game(number: int = 0, destination: bytes = mac(2), **fields: int) -> bytes:
+    return ethernet(ipv4(udp(27005, 27015), **fields), IPV4, source=mac(1), destination=destination)
+
+
+@pytest.fixture
+def room() -> Room:
+    made = Room(short_ways=True)
+    for number in (1, 2, 3):
+        made.join(number, 1442)
+    return made
+
+
+def test_a_run_is_stamped_and_keeps_its_flags(room: Room) -> None:
+    one, two = (room.members[number].port.member.peer_id for number in (1, 2))
+    batch = [overlay(game(), FLAGS | 77)] * 3
+    for _ in range(2):
+        assert room.send(1, batch) == {two: [overlay(game(), FLAGS | one)] * 3}
+    assert list(room.members[1].port.ways)
+
+
+def test_what_came_rightly_stamped_leaves_without_a_copy(room: Room) -> None:
+    one, two = (room.members[number].port.member.peer_id for number in (1, 2))
+    datagram = overlay(game(), one)
+    room.send(1, [datagram])
+    assert room.send(1, [datagram])[two][0] is datagram
+
+
+def test_receivers_share_the_bytes_of_a_run(room: Room) -> None:
+    batch = [overlay(game(destination=BROADCAST))] * 2
+    room.send(1, batch)
+    first, second = room.send(1, batch).values()
+    assert all(a is b for a, b in zip(first, second, strict=True))
+
+
+def test_ways_are_forgotten_when_members_come_and_go(room: Room) -> None:
+    port = room.members[1].port
+    for change in (lambda: room.leave(3), lambda: room.join(3, 1442)):
+        room.send(1, [overlay(game())])
+        assert port.ways
+        change()
+        assert not port.ways
+    room.leave(2)
+    assert room.send(1, [overlay(game())]) == {}
+
+
+def test_a_member_that_comes_home_closes_the_way_of_the_house(room: Room) -> None:
+    room.join(0, 1442)
+    frame = ethernet(ipv4(udp(1, 2)), IPV4, source=mac(9), destination=mac(1))
+    assert len(room.send(0, [overlay(frame)])) == 1
+    room.join(9, 1442)
+    assert room.send(0, [overlay(frame)] * 2) == {}
+    assert room.counters()[0]["blocked.member-on-lan"] == 2
+
+
+def test_ways_are_bounded(room: Room) -> None:
+    room.join(0, 1442)
+    port = room.members[0].port
+    for number in range(2 * MAX_WAYS + 10):
+        source = b"\x3c\x97\x0e\x12" + number.to_bytes(2, "big")
+        room.send(0, [overlay(ethernet(ipv4(udp(1, 2)), IPV4, source=source, destination=mac(1)))])
+        assert len(port.ways) <= MAX_WAYS
+    assert port.tally.frames_in == 2 * MAX_WAYS + 10
+
+
+def test_nothing_is_learned_while_frames_are_logged(room: Room) -> None:
+    class Watch:
+        def frames(self, frames: object, peer: int | None, action: str) -> None:
+            seen.append(action)
+
+    seen: list[str] = []
+    room.members[1].switch.watch = Watch()
+    for _ in range(2):
+        room.send(1, [overlay(game())])
+    assert seen == ["forwarded"] * 2
+    assert not room.members[1].port.ways
