@@ -1,300 +1,343 @@
-"""``python -m lanparty.demo.bench``: the whole chain's numbers on this machine.
+"""``python -m lanparty.demo.bench``: the whole chain's numbers on this machine, beside those of other systems.
 
     player1 → client → relay → gateway → house-switch → lan-host     "up"; "down" is the other way
 
-1. idle ping: 50th and 99th percentile
-2. TCP throughput both ways (iperf3), with the CPU seconds per gigabyte of payload that each program used meanwhile
-3. UDP with 200 bytes of payload both ways: highest offered rate with less than 1 % loss, by doubling, then bisection
-4. resident memory of each program, after all that
+1. rounds: in each, one system after the other, ours first, each in a fresh lab (``bench_lab``, ``bench_systems``), so
+   that what else the machine does meets all of them alike
+2. per system the metrics that were asked for (``bench_measure``); of the relay alone the loads (``bench_load``)
+3. medians and spreads, held against the goals and the others (``bench_table``); JSON after every system, as a whole run
+   takes the better part of an hour; the tables at the end
 
-Owns: the order, the search, the table, the JSON. Runs in the sandbox, in the demo's house. All processes share this
-machine's cores with iperf3 itself, so compare the numbers with each other and with those of the same machine, not with
-data sheets. Needs iperf3.
+Other systems are measured by the bench itself, not with a tool beside it: only the same cables, the same traffic and
+the same minutes make a ratio mean something. Where a package is missing, its system is left out and named.
+
+Owns: the order, the options, the JSON. Runs in the sandbox. All processes share this machine's cores with iperf3
+itself, so compare the numbers with each other and with those of the same machine, not with data sheets.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from lanparty.cli.options import Parser
-from lanparty.demo import inside, sandbox
-from lanparty.obs.errors import LanpartyError, MachineError, UsageError
+from lanparty.cli.options import IntRange, Parser
+from lanparty.demo import bench_measure, bench_profile, sandbox
+from lanparty.demo.bench_lab import Lab, machine_seconds
+from lanparty.demo.bench_load import LOADS, Load, measure_load
+from lanparty.demo.bench_measure import METRICS, Bench, Sample
+from lanparty.demo.bench_micro import run_micro
+from lanparty.demo.bench_peers import Fastd, N2n, OpenVpn, QuickTun, Tinc
+from lanparty.demo.bench_softether import SoftEther, SoftEtherTcp
+from lanparty.demo.bench_systems import Carrier, Lanparty, System, Vxlan
+from lanparty.demo.bench_table import OURS, Number, Results, goals_table, join, systems_table
+from lanparty.obs.errors import LanpartyError, UsageError
+from lanparty.obs.switches import VARIABLE, check_environment
 
-__all__ = ["Rate", "main", "search_rate", "table"]
+__all__ = ["PEERS", "main", "peers_of", "results_from"]
 
-LAN_HOST: Final = "192.168.77.1"
-PORT: Final = 5201
-PAYLOAD: Final = 200
-"""Bytes of UDP payload: what a busy shooter sends per update."""
-LOSS_LIMIT: Final = 0.01
-START_RATE: Final = 4000
-END_RATE: Final = 260_000
-"""Packets per second. Above it iperf3 itself is the limit on any machine that this was tried on."""
-PRECISION: Final = 1.1
-"""The bisection ends when the bounds are this close."""
-SHORT: Final = 0.93
-"""Where the sender manages less than this part of the offered rate, the machine is at its end: more is not offered."""
-SOCKET_BUFFER: Final = 2 << 20
-"""Bytes. iperf3's receiver shares the cores with everything else and must not be what loses packets."""
+PEERS: Final[Mapping[str, type[System]]] = {
+    system.name: system for system in (Vxlan, OpenVpn, Tinc, Fastd, N2n, QuickTun, SoftEther, SoftEtherTcp)
+}
+PEER_METRICS: Final = ("ping", "tcp", "udp", "busy8", "loss", "memory")
+"""What peers are measured for unless --only says otherwise: what a goal or the table of systems refers to."""
 
-
-@attrs.frozen
-class Rate:
-    """One step of the search."""
-
-    offered: int
-    sent: int
-    """Packets per second that iperf3 managed to send."""
-    received: int
-    loss: float
-    """As a fraction."""
+ROUNDS: Final = 3
+"""A median of fewer is none."""
 
 
-def search_rate(measure: Callable[[int], Rate]) -> tuple[Rate | None, list[Rate]]:
-    """The best step with less loss than the limit (None: not even the first), and all steps.
+@attrs.define
+class _Run:
+    """Everything measured so far."""
 
-    A step that loses only somewhat more than allowed has a second chance: the machine is noisy.
-    """
-    trail: list[Rate] = []
+    options: Namespace
+    peers: Sequence[type[System]]
+    rounds: dict[str, list[Sample]] = attrs.field(factory=dict)
+    facts: dict[str, dict[str, str]] = attrs.field(factory=dict)
+    trails: list[dict[str, Any]] = attrs.field(factory=list)
+    problems: list[str] = attrs.field(factory=list)
 
-    def attempt(offered: int) -> Rate:
-        result = measure(offered)
-        if LOSS_LIMIT <= result.loss < 10 * LOSS_LIMIT:
-            result = min(result, measure(offered), key=lambda rate: rate.loss)
-        trail.append(result)
-        return result
+    def measure(self) -> None:
+        """All rounds. One system's failure is noted and does not end the others'."""
+        options = self.options
+        systems: list[type[System]] = [*([Lanparty] if options.ours else []), *self.peers]
+        for number in range(1, options.rounds + 1):
+            for system in systems:
+                chosen = options.only or (METRICS if system is Lanparty else PEER_METRICS)
+                metrics = [name for name in METRICS if name in chosen]
+                if metrics:
+                    self._attempt(number, system.name, partial(self._system, system, metrics))
+            for load in LOADS.values() if options.ours else ():
+                if not options.only or load.name in options.only:
+                    self._attempt(number, load.name, partial(self._load, load))
 
-    good: Rate | None = None
-    bad = 0
-    offered = START_RATE
-    while offered <= END_RATE and not bad:
-        result = attempt(offered)
-        if result.loss < LOSS_LIMIT:
-            good = result
-        if result.loss >= LOSS_LIMIT or result.sent < SHORT * offered:
-            bad = offered
-        offered *= 2
-    while good is not None and bad > good.offered * PRECISION:
-        result = attempt(int((good.offered * bad) ** 0.5))
-        if result.loss < LOSS_LIMIT:
-            good = result
-        else:
-            bad = result.offered
-    return good, trail
-
-
-# ------------------------------------------------------------------------------------------------ measuring
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, all threads (proc_pid_stat(5): fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
-
-
-def memory(pid: int) -> dict[str, int]:
-    """Resident memory now and at most, in kilobytes."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    values = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "VmHWM"))}
-    return {"now": int(values["VmRSS"]), "peak": int(values["VmHWM"])}
-
-
-@attrs.frozen
-class _Bench:
-    """iperf3 between two namespaces, with the programs that carry it."""
-
-    iperf3: str
-    player: str
-    host: str
-    pids: Mapping[str, int]
-    quick: bool
-
-    def iperf(self, *options: str, seconds: float) -> tuple[dict[str, Any], dict[str, float]]:
-        """iperf3's JSON and the CPU seconds of each program meanwhile."""
-        server = subprocess.Popen(
-            inside.command(self.host, [self.iperf3, "-s", "-1", "-B", LAN_HOST, "-p", str(PORT), "--forceflush"]),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def _attempt(self, number: int, name: str, work: Callable[[], None]) -> None:
+        _say(f"round {number} of {self.options.rounds}: {name} …")
         try:
-            assert server.stdout is not None
-            while "listening" not in server.stdout.readline():
-                if server.poll() is not None:
-                    raise MachineError("iperf3 does not listen in the house: try 'iperf3 -s' by hand")
-            argv = [self.iperf3, "-c", LAN_HOST, "-p", str(PORT), "-t", str(seconds), "-J", *options]
-            before = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
-            done = subprocess.run(
-                inside.command(self.player, argv), capture_output=True, text=True, timeout=seconds + 30, check=False
-            )
-            used = {name: cpu_seconds(pid) - before[name] for name, pid in self.pids.items()}
-        finally:
-            server.kill()
-            server.communicate()
-        result: dict[str, Any] = json.loads(done.stdout or "{}")
-        if "error" in result or "end" not in result:
-            raise LanpartyError(f"iperf3 {' '.join(options)} failed: {result.get('error') or done.stderr.strip()}")
-        return result, used
+            work()
+        except (LanpartyError, OSError, subprocess.SubprocessError) as error:
+            self.problems.append(f"round {number}: {name}: {error}")
+            _say(f"  {self.problems[-1]}")
+        self.save()
 
-    def tcp(self, *options: str) -> dict[str, Any]:
-        """Throughput and CPU, one way."""
-        result, used = self.iperf(*options, seconds=3 if self.quick else 8)
-        received = result["end"]["sum_received"]
-        gigabytes = received["bytes"] / 1e9
+    def _system(self, kind: type[System], metrics: Sequence[str]) -> None:
+        durations = bench_measure.QUICK if self.options.quick else bench_measure.FULL
+        sample: Sample = {"noise": _noise()}
+        with Lab(gro=self.options.gro == "on") as lab, tempfile.TemporaryDirectory() as directory:
+            lab.cut_direct()
+            system = kind(lab, Path(directory))
+            bench = Bench(lab, system, durations)
+            try:
+                system.start()
+                for name in metrics:
+                    found = METRICS[name](bench)
+                    sample |= found
+                    _say(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
+                self.facts[kind.name] = {"cipher": kind.cipher, **system.facts()}
+            finally:
+                system.stop()
+                # Also what was measured before something failed.
+                self.rounds.setdefault(kind.name, []).append(sample)
+                self.trails.append({"system": kind.name, **bench.trails})
+
+    def _load(self, load: Load) -> None:
+        seconds = 4.0 if self.options.quick else 10.0
+        with Lab(gro=self.options.gro == "on") as lab, tempfile.TemporaryDirectory() as directory:
+            sample = measure_load(lab, Path(directory), load, seconds=seconds)
+        _say(f"  {load.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in sample.items()))
+        self.rounds.setdefault(OURS, []).append(sample)
+
+    def document(self) -> dict[str, Any]:
+        """What is written as JSON."""
+        options = self.options
+        joined = join(self.rounds)
         return {
-            "mbit_per_s": received["bits_per_second"] / 1e6,
-            "retransmits": result["end"]["sum_sent"].get("retransmits"),
-            "cpu_s_per_gb": {name: seconds / gigabytes for name, seconds in used.items()} if gigabytes else {},
-        }
-
-    def udp(self, *options: str) -> dict[str, Any]:
-        """The search for the packet rate, one way."""
-        good, trail = search_rate(lambda offered: self._udp_step(offered, options))
-        return {
-            "packets_per_s": good.received if good else 0,
-            "loss": good.loss if good else None,
-            "trail": [attrs.asdict(step) for step in trail],
-        }
-
-    def _udp_step(self, offered: int, options: Sequence[str]) -> Rate:
-        buffer = ["-w", str(SOCKET_BUFFER)] if _buffer_limit() >= SOCKET_BUFFER else []
-        bits = offered * PAYLOAD * 8
-        result, _ = self.iperf(
-            *("-u", "-l", str(PAYLOAD), "-b", str(bits), *buffer, *options), seconds=1 if self.quick else 2
-        )
-        total = result["end"]["sum"]
-        packets, lost, seconds = total["packets"], total["lost_packets"], total["seconds"] or 1
-        got = max(0, packets - lost)
-        return Rate(offered, round(packets / seconds), round(got / seconds), lost / packets if packets else 1.0)
-
-
-def _buffer_limit() -> int:
-    """What a normal socket may have; iperf3 fails when it asks for more than it gets."""
-    limits = [Path(f"/proc/sys/net/core/{name}_max") for name in ("rmem", "wmem")]
-    return min(int(path.read_text(encoding="ascii")) if path.exists() else 0 for path in limits)
-
-
-def measure(*, quick: bool) -> dict[str, Any]:
-    """Everything, in the order of the module's map. Must run in the sandbox."""
-    # Only now: pyroute2 takes its time to import, and exists on Linux only.
-    from lanparty.demo.house import House
-    from lanparty.demo.probes import ping
-    from lanparty.demo.programs import Party
-
-    iperf3 = shutil.which("iperf3")
-    if iperf3 is None:
-        raise MachineError("iperf3 is not installed: apt-get install iperf3")
-    with House() as house, Party(house, Path("/run/lanparty-bench"), log_level="warning") as party:
-        party.start_dhcp_server()
-        programs = {"relay": party.start_relay(wait=False)}
-        _await_file(party.certificate)
-        programs["gateway"] = party.start_gateway(wait=False)
-        programs["client"] = party.start_client(wait_for=None)
-        _await_answer(house.at("player1"))
-        pids = {name: program.pid for name, program in programs.items()}
-        bench = _Bench(iperf3, house.at("player1"), house.at("lan-host"), pids, quick)
-        pings = ping(house.at("player1"), LAN_HOST, count=200 if quick else 1000, interval=0.01)
-        result: dict[str, Any] = {
-            "machine": {"cores": os.cpu_count(), "kernel": os.uname().release, "python": sys.version.split()[0]},
-            "ping": {
-                "lost": pings.lost,
-                "p50_ms": pings.milliseconds(50),
-                "p99_ms": pings.milliseconds(99),
+            "machine": {
+                "cores": os.cpu_count(),
+                "kernel": os.uname().release,
+                "python": sys.version.split()[0],
+                "packages": _versions([package for peer in self.peers for package in peer.tools.values()]),
             },
+            "settings": {
+                "gro": options.gro,
+                "quick": options.quick,
+                "rounds": options.rounds,
+                "without": os.environ.get(VARIABLE, ""),
+            },
+            "systems": {
+                name: {
+                    "carrier": (Lanparty if name == OURS else PEERS[name]).carrier.value,
+                    "facts": self.facts.get(name, {}),
+                    "numbers": {key: attrs.asdict(number) for key, number in numbers.items()},
+                }
+                for name, numbers in joined.items()
+            },
+            "searches": self.trails,
+            "problems": self.problems,
         }
-        for name, options in (("up", ()), ("down", ("-R",))):
-            _say(f"TCP {name} …")
-            result[f"tcp_{name}"] = bench.tcp(*options)
-        for name, options in (("up", ()), ("down", ("-R",))):
-            _say(f"UDP {name} …")
-            result[f"udp_{name}"] = bench.udp(*options)
-        result["memory_kb"] = {name: memory(pid) for name, pid in pids.items()}
-        return result
+
+    def save(self) -> None:
+        """Write the JSON as it is now."""
+        _write(self.options.json, json.dumps(self.document(), indent=1) + "\n")
 
 
-def _await_file(path: Path, timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise LanpartyError("the relay does not start: try the demo (python -m lanparty.demo), which says why")
-        time.sleep(0.02)
+def results_from(document: Mapping[str, Any]) -> Results:
+    """What a JSON document of ours says, ready for tables. Raises UsageError for one that is not ours."""
+    try:
+        systems = document["systems"]
+        numbers = {
+            name: {
+                key: Number(**(values | {"values": tuple(values["values"])}))
+                for key, values in found["numbers"].items()
+            }
+            for name, found in systems.items()
+        }
+        carriers = {name: Carrier(system["carrier"]) for name, system in systems.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"this is no result of the bench: {error!r}") from error
+    return Results(numbers, carriers)
 
 
-def _await_answer(player: str, timeout: float = 20.0) -> None:
-    """At log level "warning" the programs say nothing while all is well, and spend nothing on saying it."""
-    from lanparty.demo.probes import ping
+def report(document: Mapping[str, Any]) -> str:
+    """Both tables and what went wrong, as Markdown."""
+    results = results_from(document)
+    machine, settings = document["machine"], document["settings"]
+    head = f"{machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}; GRO {settings['gro']}"
+    head += f"; median of {settings['rounds']}" if settings["rounds"] > 1 else "; one round only"
+    head += f"; without {settings['without']}" if settings["without"] else ""
+    noise = [numbers["noise"].most for numbers in results.numbers.values() if "noise" in numbers]
+    head += f"; others used up to {max(noise):.0f} % of the machine" if noise else ""
+    parts = [head + "\n", goals_table(results), systems_table(results)]
+    parts += [f"- {problem}\n" for problem in document["problems"]]
+    return "\n".join(part for part in parts if part)
 
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            if not ping(player, LAN_HOST, count=1, wait=0.2).lost:
-                return
-        except OSError:
-            time.sleep(0.05)  # no route to the house yet
-        if time.monotonic() > deadline:
-            raise LanpartyError("the house never answered: try the demo (python -m lanparty.demo), which says why")
+
+def peers_of(choice: str, *, quick: bool) -> tuple[list[type[System]], list[str]]:
+    """The peers to measure and a sentence for each left out, from --peers. Raises UsageError for a wrong name."""
+    if choice == "none" or (choice == "installed" and quick):
+        return [], []
+    names = list(PEERS) if choice == "installed" else [name for name in choice.split(",") if name]
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise UsageError(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    found, left_out = [], []
+    for name in names:
+        missing = PEERS[name].missing()
+        if missing:
+            left_out.append(f"{name} is left out: apt-get install {' '.join(missing)}")
+        else:
+            found.append(PEERS[name])
+    return found, left_out
+
+
+def _profile(program: str, *, gro: bool, seconds: float) -> str:
+    """Where one program's time goes while TCP runs, each way."""
+    py_spy = bench_profile.find_py_spy()
+    tables = []
+    for way in ("up", "down"):
+        with Lab(gro=gro) as lab, tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            lab.cut_direct()
+            system = Lanparty(lab, directory)
+            output = directory / "profile"
+            if py_spy is None:
+                system.profile(program, bench_profile.cprofile_command(output))
+            bench = Bench(lab, system, bench_measure.FULL)
+            try:
+                system.start()
+                watch = None if py_spy is None else bench_profile.PySpy(py_spy, output)
+                if watch is not None:
+                    watch.start(system.processes()[program][0])
+                bench.traffic(way, seconds)
+                table = "" if watch is None else watch.finish()
+            finally:
+                system.stop()  # cProfile writes when its program ends
+            table = table or bench_profile.cprofile_table(output)
+            tables.append(f"## {program}, TCP {way}\n\n{table}")
+    return "\n".join(tables)
+
+
+def _noise() -> float:
+    """Percent of the machine that others use while we do nothing."""
+    began, busy = time.monotonic(), machine_seconds()
+    time.sleep(1.0)
+    return 100 * (machine_seconds() - busy) / (time.monotonic() - began) / (os.cpu_count() or 1)
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of Debian packages, where there is a dpkg."""
+    try:
+        argv = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *sorted({*packages, "iperf3"})]
+        text = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return {}
+    return dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
 
 
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The numbers for a person."""
-    ping, megabyte = result["ping"], 1024
-    rows = [
-        ("idle ping", f"p50 {ping['p50_ms']:.2f} ms, p99 {ping['p99_ms']:.2f} ms, {ping['lost']} lost"),
-    ]
-    for way, arrow in (("up", "player → house"), ("down", "house → player")):
-        tcp, udp = result[f"tcp_{way}"], result[f"udp_{way}"]
-        cpu = tcp["cpu_s_per_gb"]
-        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in cpu.items())
-        rows += [
-            (f"TCP, {arrow}", f"{tcp['mbit_per_s']:.0f} Mbit/s"),
-            ("  CPU seconds per gigabyte", f"{sum(cpu.values()):.1f} ({parts})"),
-            (f"UDP, {arrow}", f"{udp['packets_per_s']} packets/s of {PAYLOAD} bytes with < 1 % loss"),
-        ]
-    for name, size in result["memory_kb"].items():
-        text = f"{size['now'] / megabyte:.0f} MiB resident, {size['peak'] / megabyte:.0f} MiB at most"
-        rows.append((f"memory of the {name}", text))
-    width = max(len(name) for name, _ in rows)
-    return "".join(f"{name.ljust(width)}  {value}\n" for name, value in rows)
-
-
-def _write(path: Path, result: Mapping[str, Any]) -> None:
+def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}; give another file with --json") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}; give another file") from error
+
+
+def _metrics(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    known = [*METRICS, *LOADS]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ArgumentTypeError(f"{', '.join(unknown) or 'nothing'}: metrics are {','.join(known)}")
+    return names
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="lanparty.demo.bench", description="Measure the whole chain, and its peers, on this machine.")
+    add = parser.add_argument
+    add("--only", type=_metrics, metavar="METRICS", help=f"some of {','.join([*METRICS, *LOADS])}; default: all")
+    add("--rounds", type=IntRange(1, 100), metavar="N", help=f"default: {ROUNDS}; 1 with --quick")
+    add("--quick", action="store_true", help="one round, shorter steps, no peers: rough numbers in three minutes")
+    add(
+        "--peers",
+        default="installed",
+        metavar="NAMES",
+        help=f"some of {','.join(PEERS)}, or none; default: those that are installed",
+    )
+    add("--no-ours", action="store_false", dest="ours", help="measure peers only")
+    add("--gro", choices=["on", "off"], default="on", help="merging of received frames on the cables; default: on")
+    add("--json", type=Path, default=Path("bench-results.json"), metavar="FILE", help="write; default: %(default)s")
+    add("--table", type=Path, metavar="FILE", help="write the tables, as Markdown, there too")
+    add("--from", type=Path, metavar="FILE", dest="source", help="measure nothing: tables of an earlier run's JSON")
+    add("--micro", action="store_true", help="only the engine's micro-benchmarks, per packet and frame size")
+    add(
+        "--profile",
+        choices=bench_profile.PROGRAMS,
+        help="only this: where one program's time goes under TCP (py-spy if installed, else cProfile)",
+    )
+    return parser
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} is no result of the bench")
+    return document
+
+
+def _measure(options: Namespace) -> int:
+    """Everything that needs the sandbox; gives the exit status."""
+    if options.profile:
+        sys.stdout.write(_profile(options.profile, gro=options.gro == "on", seconds=4.0 if options.quick else 10.0))
+        return 0
+    options.rounds = options.rounds or (1 if options.quick else ROUNDS)
+    peers, left_out = peers_of(options.peers, quick=options.quick)
+    for sentence in left_out:
+        _say(sentence)
+    run = _Run(options, peers)
+    run.measure()
+    text = report(run.document())
+    sys.stdout.write(text)
+    if options.table is not None:
+        _write(options.table, text)
+    return 1 if run.problems else 0
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit status."""
-    parser = Parser(prog="lanparty.demo.bench", description="Measure the whole chain on this machine.")
-    parser.add_argument("--quick", action="store_true", help="shorter runs, rougher numbers, about a minute")
-    parser.add_argument(
-        "--json", type=Path, default=Path("bench-results.json"), metavar="FILE", help="write (default: %(default)s)"
-    )
+    """The exit status: 1 when something could not be measured. Missed goals are in the table only."""
     try:
-        options = parser.parse_args(argv)
+        check_environment()
+        options = _parser().parse_args(argv)
+        if options.source is not None:
+            sys.stdout.write(report(_read(options.source)))
+            return 0
+        if options.micro:
+            printed, problems = run_micro()
+            sys.stdout.write(printed)
+            for problem in problems:
+                _say(problem)
+            return 0
         if not sandbox.is_inside():
             return sandbox.run([sys.executable, "-m", "lanparty.demo.bench", *argv])
-        result = measure(quick=options.quick)
-        sys.stdout.write(table(result))
-        _write(options.json, result)
+        return _measure(options)
     except LanpartyError as error:
         sys.stderr.write(f"lanparty.demo.bench: error: {error}\n")
         return error.status
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,79 +1,92 @@
-"""The bench's search against machines of known capacity, and its table."""
+"""The bench's command line and its JSON; a short real run is in test_demo_bench_lab.py."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from lanparty.demo.bench import END_RATE, PRECISION, START_RATE, Rate, search_rate, table
+from lanparty.demo import bench
+from lanparty.demo.bench import PEERS, main, peers_of, results_from
+from lanparty.demo.bench_micro import MICRO, run_micro
+from lanparty.demo.bench_systems import Carrier
+from lanparty.obs.errors import UsageError
+
+NUMBER = {"median": 2.0, "least": 1.0, "most": 3.0, "values": [1.0, 2.0, 3.0]}
+DOCUMENT = {
+    "machine": {"cores": 2, "kernel": "6.1", "python": "3.11"},
+    "settings": {"gro": "on", "quick": False, "rounds": 3, "without": "gso"},
+    "systems": {"lanparty": {"carrier": "datagrams", "facts": {}, "numbers": {"ping_p50_ms": NUMBER}}},
+    "problems": ["round 2: tinc: it fell over"],
+}
 
 
-def machine(capacity, sender=10**9):
-    """Delivers up to ``capacity`` packets per second, of what a sender who manages ``sender`` offers."""
-
-    def measure(offered):
-        sent = min(offered, sender)
-        received = min(sent, capacity)
-        return Rate(offered, sent, received, 1 - received / sent)
-
-    return measure
-
-
-@pytest.mark.parametrize("capacity", [4100, 9000, 40_000, 64_000, 150_000])
-def test_the_search_finds_the_capacity(capacity):
-    good, trail = search_rate(machine(capacity))
-    assert good is not None
-    assert capacity / PRECISION <= good.offered <= capacity * 1.01
-    assert good.loss < 0.01
-    assert len(trail) < 20
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--only", "tcp,tpc"], "tpc: metrics are"),
+        (["--only", ""], "metrics are"),
+        (["--rounds", "0"], "--rounds"),
+        (["--profile", "kernel"], "--profile"),
+        (["--from", "/nonexistent/results"], "cannot read"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_measures_nothing(argv, said, capsys):
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
 
 
-def test_a_machine_that_is_too_slow():
-    good, trail = search_rate(machine(1000))
-    assert good is None
-    assert [step.offered for step in trail] == [START_RATE]
+def test_an_acceleration_that_does_not_exist_is_told_before_an_hour_is_spent(monkeypatch, capsys):
+    monkeypatch.setenv("LANPARTY_WITHOUT", "gsso")
+    assert main([]) == 2
+    assert "gsso" in capsys.readouterr().err
 
 
-def test_a_sender_at_its_end_is_not_pushed_on():
-    good, trail = search_rate(machine(10**9, sender=28_000))
-    assert good is not None
-    assert good.received == 28_000
-    assert max(step.offered for step in trail) == 32_000
+def test_peers_are_chosen(monkeypatch):
+    monkeypatch.setattr(bench.PEERS["tinc"], "missing", classmethod(lambda _: ["tinc"]))
+    monkeypatch.setattr(bench.PEERS["fastd"], "missing", classmethod(lambda _: []))
+    assert peers_of("none", quick=False) == ([], [])
+    assert peers_of("installed", quick=True) == ([], [])
+    found, left_out = peers_of("fastd,tinc", quick=True)
+    assert [peer.name for peer in found] == ["fastd"]
+    assert left_out == ["tinc is left out: apt-get install tinc"]
+    with pytest.raises(UsageError, match="wireguard"):
+        peers_of("wireguard", quick=False)
 
 
-def test_no_more_is_offered_than_the_end():
-    good, trail = search_rate(machine(10**9))
-    assert good is not None
-    assert max(step.offered for step in trail) <= END_RATE
+def test_the_systems_of_the_issue_are_there():
+    assert {"openvpn", "tinc", "n2n", "fastd", "quicktun", "softether", "softether-tcp", "vxlan"} == set(PEERS)
+    assert PEERS["softether-tcp"].carrier is Carrier.STREAM
+    assert all(PEERS[name].tools for name in PEERS if name != "vxlan")
 
 
-def test_a_noisy_step_has_a_second_chance():
-    tried = []
-
-    def measure(offered):
-        tried.append(offered)
-        noisy = tried.count(offered) == 1 and offered == 8000
-        return machine(16_000)(offered) if not noisy else Rate(offered, offered, int(offered * 0.95), 0.05)
-
-    good, _ = search_rate(measure)
-    assert good is not None
-    assert good.offered >= 16_000
+def test_tables_of_an_earlier_run(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(DOCUMENT))
+    assert main(["--from", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("2 cores, Linux 6.1, Python 3.11; GRO on; median of 3; without gso\n")
+    assert "| idle ping, p50 | ≤ 0.8 ms | 2.00 ms  | 1.00–3.00 |" in text
+    assert "tinc: it fell over" in text
 
 
-def test_the_table():
-    way = {"mbit_per_s": 123.4, "cpu_s_per_gb": {"relay": 10.0, "client": 20.04}}
-    text = table(
-        {
-            "ping": {"p50_ms": 1.234, "p99_ms": 5.0, "lost": 0},
-            "tcp_up": way,
-            "tcp_down": way,
-            "udp_up": {"packets_per_s": 12345},
-            "udp_down": {"packets_per_s": 0},
-            "memory_kb": {"relay": {"now": 51200, "peak": 61440}},
-        }
-    )
-    assert "idle ping" in text
-    assert "p50 1.23 ms, p99 5.00 ms, 0 lost" in text
-    assert "123 Mbit/s" in text
-    assert "30.0 (relay 10.0, client 20.0)" in text
-    assert "12345 packets/s of 200 bytes" in text
-    assert "50 MiB resident, 60 MiB at most" in text
+@pytest.mark.parametrize("wrong", [{}, {"systems": 3}, {"systems": {"a": {"carrier": "pigeon", "numbers": {}}}}])
+def test_what_is_no_result_is_refused(wrong):
+    with pytest.raises(UsageError):
+        results_from(wrong)
+
+
+def test_a_missing_or_failing_micro_benchmark_is_named_and_the_others_run(monkeypatch):
+    for module in list(MICRO):
+        monkeypatch.delitem(MICRO, module)
+    monkeypatch.setitem(MICRO, "lanparty.nowhere.bench", "nothing")
+    monkeypatch.setitem(MICRO, "lanparty.demo.nowhere", "nothing either")
+    monkeypatch.setitem(MICRO, "this", "poetry")
+    monkeypatch.setitem(MICRO, "tabnanny.no", "no package")
+    printed, problems = run_micro()
+    assert "## this: poetry" in printed
+    assert "Beautiful is better than ugly." in printed
+    assert len(problems) == 3
