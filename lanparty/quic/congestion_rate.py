@@ -109,6 +109,11 @@ class RateBounded(DelayBounded):
         gain = min(max(gain, _LEAST_GAIN), _MOST_GAIN if self._now >= self._hold_until else 1.0)
         self.pacing_rate = min(max(self._pipe * gain, self._least / 0.5), MAX_PACING_RATE)
 
+    def _aim(self, rate: float) -> None:
+        """Two thirds of the base class's target: what is steered on each ACK strays less from it."""
+        super()._aim(rate)
+        self.target *= 2 / 3
+
     def _pace(self) -> None:
         if self.phase is Phase.CRUISE and self.base < math.inf:
             self._steer()

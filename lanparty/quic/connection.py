@@ -432,13 +432,20 @@ class Connection:
 
     def _datagrams_to_go(self, now: float) -> list[bytes]:
         """What may leave now, of what waits and what has just come; the rest waits."""
-        queue, fresh = self._queue, self._fresh
+        queue, fresh, quic = self._queue, self._fresh, self._quic
+        if not fresh and not queue:
+            return []
+        allowance, budget = quic.allowance(now), quic.datagram_budget
+        if allowance > 0:
+            if fresh:
+                self._fresh = []
+                return queue.offer(fresh, allowance, budget, now)
+            return queue.take(allowance, budget, now)
         if fresh:
             self._fresh = []
-            return queue.offer(fresh, self._quic.allowance(now), self._quic.datagram_budget, now)
-        if not queue:
-            return []
-        return queue.take(self._quic.allowance(now), self._quic.datagram_budget, now)
+            queue.push(fresh, budget, now)
+        # A download has used up what the pacer gave. A game's packet goes all the same.
+        return queue.take(quic.urgent_allowance(), budget, now, bulk=False)
 
     def _transmit_stock(self, now: float) -> None:
         """Have aioquic make all packets: during the handshake, on a path that is not validated yet, or by choice."""

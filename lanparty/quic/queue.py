@@ -192,8 +192,9 @@ class DatagramQueue:
         self.push(datagrams, budget, now)
         return self.take(allowance, budget, now)
 
-    def take(self, allowance: int, budget: int, now: float) -> list[bytes]:
-        """Remove and return what leaves next, in order, of at most ``allowance`` bytes together.
+    def take(self, allowance: int, budget: int, now: float, *, bulk: bool = True) -> list[bytes]:
+        """Remove and return what leaves next, in order, of at most ``allowance`` bytes together; without ``bulk`` only
+        control and what has just begun to wait.
 
         Each costs ``DATAGRAM_COST`` bytes more than it has. If anything is allowed, at least one datagram is returned,
         unless nothing (that is not too old) waits. What does not fit ``budget`` any more, because the path shrank while
@@ -212,7 +213,8 @@ class DatagramQueue:
                 if not self._leave(line[0]):
                     return out
                 line.popleft()
-        self._take_bulk(left, now, out)
+        if bulk:
+            self._take_bulk(left, now, out)
         return out
 
     def clear(self) -> None:

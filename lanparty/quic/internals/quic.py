@@ -172,6 +172,10 @@ class Quic(GuardedQuic):
         """Bytes of datagrams that congestion control and pacing let out now; 0 or less: none."""
         return self._recovery.allowance(now)
 
+    def urgent_allowance(self) -> int:
+        """Bytes of datagrams that may not wait for the pacer; for when ``allowance`` is 0 or less."""
+        return self._recovery.urgent_allowance()
+
     def resume_at(self) -> float:
         """When pacing lets the next datagrams out; infinity while the window is full, for an ACK will open it."""
         recovery = self._recovery

@@ -137,6 +137,10 @@ class Recovery(QuicPacketRecovery):
             return 0
         return min(self.window - self.bytes_in_flight, self.pace.allowance(now, self.control.pacing_rate))
 
+    def urgent_allowance(self) -> int:
+        """Bytes of urgent datagrams that may leave although ``allowance`` has just said none."""
+        return min(self.window - self.bytes_in_flight, self.pace.urgent())
+
     @property
     def window(self) -> int:
         """Bytes that may be in flight: on the path, and in the hands of the two programs.
