@@ -61,8 +61,9 @@ _RECENT: Final = 0.005
 _NET: Final = 0.006
 """Seconds of queue, or four targets, that the window lets stand should the rate be wrong."""
 
-_SUSPECT_EPOCHS: Final = 8
-"""Epochs in a row with twice the target, while pipe fell to 0.6: somebody else's queue?"""
+_SUSPECT_EPOCHS: Final = 30
+"""Epochs in a row with twice the target, 0.3 s at least, while pipe fell to 0.6: somebody else's queue? Not sooner: a
+machine that stalls, or our own start-up, must not make us fill the buffer as CUBIC does."""
 
 
 def new_control(*, arrival_times: bool) -> CongestionControl:
@@ -166,6 +167,8 @@ class RateBounded(DelayBounded):
         self._pipe = self.rate
 
     def _end_drain(self, now: float) -> None:
+        if self._drain_reason is Reason.START:
+            self._drain_reason = Reason.BASE  # what start-up left is ours; a rival shows itself in time
         super()._end_drain(now)
         if self.phase is Phase.CRUISE:
             if self._pipe > 0:
