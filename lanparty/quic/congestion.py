@@ -121,7 +121,6 @@ _SAME_BASE: Final = 0.03
 """Two drains in a row that end within this share (or a millisecond) of each other have seen the path's new length, not
 a rival: CUBIC's queue moves."""
 
-_COMPETE_CHECK: Final = 4.0
 _SOMEBODY_LEFT: Final = 0.65
 """Times the queue of the epoch before: below that somebody went, perhaps to look as we do. Flows of our own kind that
 drove each other up come down together, because one that looks makes the others look too."""
@@ -132,6 +131,7 @@ _SUSPICION: Final = 0.25
 _TRUST: Final = 0.5
 """Seconds after a drain that found no rival before we ask again."""
 
+_COMPETE_CHECK: Final = 4.0
 _COMPETE_CHECK_ROUNDS: Final = 20
 """Seconds, and round trips, between two drains in COMPETE: a drain takes two round trips, and costs as much sending."""
 

@@ -157,8 +157,7 @@ class RateBounded(DelayBounded):
             self._over = 0
             return False
         if not self._over:
-            self._over_window, self._over_floor = float(self.window), self._floor
-            self._over_pipe = self._pipe
+            self._over_window, self._over_pipe = float(self.window), self._pipe
         self._over += 1
         return self._over >= _SUSPECT_EPOCHS and self._pipe <= 0.6 * self._over_pipe
 

@@ -188,13 +188,13 @@ class Connection:
     @property
     def remote(self) -> tuple[str, int]:
         """The peer's address and port now; it changes when a NAT gives the peer another one."""
-        path = self._quic.get_peer_address() or self._first_path
-        return path.remote[0], path.remote[1]
+        host, port = self._path.remote[:2]
+        return host, port
 
     @property
     def local_address(self) -> tuple[str, int]:
         """Our address and port that the peer talks to."""
-        return self._host.local_address(self._quic.get_peer_address() or self._first_path)
+        return self._host.local_address(self._path)
 
     @property
     def datagram_budget(self) -> int:
@@ -415,7 +415,7 @@ class Connection:
 
     def _transmit_batch(self, now: float) -> None:
         """Send what is due in packets of our own making: ACK, datagrams, path MTU probe."""
-        quic, queue = self._quic, self._queue
+        quic = self._quic
         datagrams = self._datagrams_to_go(now)
         packets = quic.seal(datagrams, now)
         if packets:
@@ -424,11 +424,7 @@ class Connection:
             self._host.transmit(self._path, probe)
         if datagrams:
             self._count_out(datagrams)
-        self._resume_at = math.inf
-        if queue:
-            self._resume_at = quic.resume_at()
-        else:
-            quic.note_app_limited()
+        self._note_waiting()
 
     def _datagrams_to_go(self, now: float) -> list[bytes]:
         """What may leave now, of what waits and what has just come; the rest waits."""
@@ -447,10 +443,18 @@ class Connection:
         # A download has used up what the pacer gave. A game's packet goes all the same.
         return queue.take(quic.urgent_allowance(), budget, now, bulk=False)
 
+    def _note_waiting(self) -> None:
+        """Note when to go on with what waits, or that nothing does."""
+        if self._queue:
+            self._resume_at = self._quic.resume_at()
+        else:
+            self._resume_at = math.inf
+            self._quic.note_app_limited()
+
     def _transmit_stock(self, now: float) -> None:
         """Have aioquic make all packets: during the handshake, on a path that is not validated yet, or by choice."""
-        quic, queue = self._quic, self._queue
-        if (queue or self._fresh) and quic.handshake_complete and quic.control_unsent:
+        quic = self._quic
+        if (self._queue or self._fresh) and quic.handshake_complete and quic.control_unsent:
             # aioquic writes DATAGRAM before STREAM frames in each packet. Alone, first, the control stream gets
             # through however many datagrams wait.
             self._send_stock(quic.datagrams_to_send(now))
@@ -459,11 +463,7 @@ class Connection:
         self._send_stock(packets)
         self._count_out(datagrams[: len(datagrams) - left])
         self.counters.queue_dropped += left
-        self._resume_at = math.inf
-        if queue:
-            self._resume_at = quic.resume_at()
-        else:
-            quic.note_app_limited()
+        self._note_waiting()
 
     def _send_stock(self, packets: list[tuple[bytes, UdpPath]]) -> None:
         """Send packets of aioquic's making, runs of one path together."""

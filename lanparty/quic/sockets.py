@@ -150,7 +150,7 @@ class UdpSocket:
                 sock.setsockopt(_SOL_IP, _IP_PKTINFO, 1)
         self._stamp = b""
         """When the last packet read came: a timespec, where the kernel tells."""
-        if _LINUX:
+        if gro or self._wildcard:  # the others read without control messages, which the time comes in
             self._has_option(_SO_TIMESTAMPNS, 1, _SOL_SOCKET)
         plain = self._read_wildcard if self._wildcard else self._read_connected if self._peer else self._read_bound
         self._read = self._read_run if gro else plain

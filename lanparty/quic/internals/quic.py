@@ -43,6 +43,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 from lanparty.obs.switches import enabled
 from lanparty.quic import settings
 from lanparty.quic.codec import (
+    PACKET_OVERHEAD,
     AckFrame,
     Opened,
     encode_ack,
@@ -62,12 +63,6 @@ from lanparty.quic.pmtu import PathMtu
 from lanparty.quic.received import ReceivedNumbers, runs
 
 __all__ = ["Quic"]
-
-_AEAD_TAG: Final = 16
-"""Bytes; the same for the three cipher suites of TLS 1.3 that QUIC uses (RFC 9001 section 5.3)."""
-
-_SHORT_HEADER: Final = 3
-"""Bytes of our 1-RTT header without the connection id: flags and a 2-byte packet number."""
 
 _ACK_RANGES: Final = 256
 """Ranges that an ACK may name: at 10 000 packets a second with 10 ms of jitter a hundred numbers are out of order, and
@@ -164,9 +159,13 @@ class Quic(GuardedQuic):
             return 0
         # aioquic's own packets keep to the size that every path carries; one that does not fit would block the others.
         size = self.mtu.size if self.batched else self._max_datagram_size
-        frame = min(size - _SHORT_HEADER - len(self._peer_cid.cid) - _AEAD_TAG, peer)
+        frame = min(self._room(size), peer)
         # Frame type and length field; the length is written even at the end of a packet.
         return max(frame - 1 - size_uint_var(max(frame, 0)), 0)
+
+    def _room(self, size: int) -> int:
+        """Bytes of frames in a packet of ours with ``size`` bytes."""
+        return size - PACKET_OVERHEAD - len(self._peer_cid.cid)
 
     def allowance(self, now: float) -> int:
         """Bytes of datagrams that congestion control and pacing let out now; 0 or less: none."""
@@ -402,11 +401,8 @@ class Quic(GuardedQuic):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """aioquic's own packets; see ``GuardedQuic``."""
         packets = super().datagrams_to_send(now)
-        if packets:
-            space = self._space
-            if space.ack_at is None:
-                self._unacknowledged = 0
-                self._unacknowledged_from = _NO_NUMBER
+        if packets and self._space.ack_at is None:
+            self._note_acknowledged()
         return packets
 
     def stock_datagrams(self, datagrams: Sequence[bytes], now: float) -> tuple[list[tuple[bytes, Any]], int]:
@@ -419,7 +415,7 @@ class Quic(GuardedQuic):
 
     def seal(self, datagrams: Sequence[bytes], now: float) -> list[bytes]:
         """Make packets of ``datagrams``, each within the budget, and of the ACK that is due; for the active path."""
-        room = self.mtu.size - _SHORT_HEADER - len(self._peer_cid.cid) - _AEAD_TAG
+        room = self._room(self.mtu.size)
         payloads = pack_datagrams(datagrams, room) if datagrams else []
         eliciting = len(payloads)
         space = self._space
@@ -441,9 +437,7 @@ class Quic(GuardedQuic):
                 else:
                     ack = b""
                 if ack:
-                    space.ack_at = None
-                    self._unacknowledged = 0
-                    self._unacknowledged_from = _NO_NUMBER
+                    self._note_acknowledged()
                     acknowledges = space.largest_received_packet
         if not payloads:
             return []
@@ -456,8 +450,7 @@ class Quic(GuardedQuic):
         size = self.mtu.probe(now)
         if size is None:
             return []
-        room = size - _SHORT_HEADER - len(self._peer_cid.cid) - _AEAD_TAG
-        return self._send_payloads([_PING.ljust(room, b"\0")], 1, -1, -1, now, probe=True)
+        return self._send_payloads([_PING.ljust(self._room(size), b"\0")], 1, -1, -1, now, probe=True)
 
     def _send_payloads(
         self,
@@ -508,6 +501,12 @@ class Quic(GuardedQuic):
         since = now if space.largest_received_time is None else space.largest_received_time
         delay = max(0, int((now - since) * 1e6)) >> self._local_ack_delay_exponent
         return encode_ack(space.ack_queue, delay, room)
+
+    def _note_acknowledged(self) -> None:
+        """Note that an ACK of all that was received is on its way."""
+        self._space.ack_at = None
+        self._unacknowledged = 0
+        self._unacknowledged_from = _NO_NUMBER
 
     def _ack_ping_due(self, now: float) -> bool:
         """Whether an ACK of its own should be acknowledged, because it has to name gaps."""
