@@ -40,7 +40,7 @@ from pyroute2.dhcp.timers import LeaseTimers
 from pyroute2.dhcp.xids import Xid
 from pyroute2.ext import bpf
 
-from lanparty.link.dhcp_reply import INFINITE, Lease, Reply, ReplyError, ReplyKind, lease_from, parse_reply_untrusted
+from lanparty.link.dhcp_reply import Lease, Reply, ReplyError, ReplyKind, lease_from, parse_reply_untrusted
 from lanparty.obs.errors import LanpartyError
 from lanparty.obs.events import (
     CLIENT_DHCP_DISCOVER,
@@ -54,6 +54,7 @@ from lanparty.obs.events import (
     CLIENT_DHCP_SILENT,
 )
 from lanparty.obs.log import log
+from lanparty.proto.dhcp import INFINITE
 
 __all__ = ["RELEASE_DEADLINE", "DhcpLinkDownError", "DhcpSocket", "LeaseClient", "MemoryLease", "PacketSocket"]
 
@@ -72,6 +73,9 @@ SILENT_AFTER: Final = 10.0
 """Seconds without an offer after which the player is told: 4 attempts, at 0, 1, 3 and 7 s."""
 RELEASE_DEADLINE: Final = 1.0
 """Seconds for giving the lease back on exit. It is one frame into the adapter; nobody answers it."""
+_MAX_TASKS: Final = 16
+"""Tasks, and messages to send, of one client: receiver, sender, timers T1, T2 and expiry, our watchdog, the engine's
+retransmission, and some that are just ending."""
 _MAX_REPORTED: Final = 16
 """Different complaints about bad replies that are logged; beyond that they are only counted."""
 _READ_SIZE: Final = 4096
@@ -304,6 +308,8 @@ class LeaseClient(AsyncDHCPClient):
         The address stays meanwhile. The question is broadcast (REBINDING), because after a reconnect it may be another
         server, or the same one behind another MAC.
         """
+        if len(self._tasks) >= _MAX_TASKS or self._sendq.qsize() >= _MAX_TASKS:
+            return  # a relay that lets the gateway come and go all the time: the question is on its way already
         if self.state in (State.BOUND, State.RENEWING):
             self.spawn(self._rebind(), "DHCP verification")
         elif self.state == State.REBINDING and self._lease is not None:

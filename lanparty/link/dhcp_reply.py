@@ -27,28 +27,22 @@ from typing import Final
 
 import attrs
 
+from lanparty.proto.dhcp import BOOTP_SIZE, COOKIE, INFINITE, DhcpError, options_untrusted
+
 __all__ = ["Lease", "Reply", "ReplyError", "ReplyKind", "lease_from", "parse_reply_untrusted"]
 
 SERVER_PORT: Final = 67
 CLIENT_PORT: Final = 68
-_BOOTP_SIZE: Final = 236
-_COOKIE: Final = b"\x63\x82\x53\x63"
-_SNAME: Final = slice(44, 108)
-_FILE: Final = slice(108, 236)
 
 _SUBNET_MASK: Final = 1
 _ROUTER: Final = 3
 _NAME_SERVER: Final = 6
 _DOMAIN_NAME: Final = 15
 _LEASE_TIME: Final = 51
-_OVERLOAD: Final = 52
 _MESSAGE_TYPE: Final = 53
 _SERVER_ID: Final = 54
 _RENEWAL_TIME: Final = 58
 _REBINDING_TIME: Final = 59
-
-INFINITE: Final = 0xFFFFFFFF
-"""A lease time that means "for ever" (RFC 2131 section 3.3)."""
 
 MIN_LEASE: Final = 30
 """Seconds. A shorter lease would make this client ask every few seconds; dnsmasq's own minimum is 120."""
@@ -136,12 +130,12 @@ def parse_reply_untrusted(frame: bytes, mac: bytes) -> Reply | None:
     reply to this client that is damaged.
     """
     payload = _udp_payload_untrusted(frame)
-    if payload is None or len(payload) < _BOOTP_SIZE + len(_COOKIE):
+    if payload is None or len(payload) < BOOTP_SIZE + len(COOKIE):
         return None
     op, htype, hlen, _hops, xid = struct.unpack_from("!BBBBI", payload)
     if (op, htype, hlen) != (2, 1, 6) or payload[28:34] != mac:
         return None
-    if payload[_BOOTP_SIZE : _BOOTP_SIZE + len(_COOKIE)] != _COOKIE:
+    if payload[BOOTP_SIZE : BOOTP_SIZE + len(COOKIE)] != COOKIE:
         return None  # plain BOOTP
     options = _options_untrusted(payload)
     kind = options.get(_MESSAGE_TYPE, b"")
@@ -205,31 +199,10 @@ def _udp_payload_untrusted(frame: bytes) -> bytes | None:
 
 
 def _options_untrusted(payload: bytes) -> dict[int, bytes]:
-    """All options; one that comes in several parts is put together (RFC 3396)."""
-    options: dict[int, bytes] = {}
-    _read_options_untrusted(payload[_BOOTP_SIZE + len(_COOKIE) :], options)
-    overload = options.get(_OVERLOAD, b"\x00")[:1]
-    if overload in (b"\x01", b"\x03"):
-        _read_options_untrusted(payload[_FILE], options)
-    if overload in (b"\x02", b"\x03"):
-        _read_options_untrusted(payload[_SNAME], options)
-    return options
-
-
-def _read_options_untrusted(data: bytes, options: dict[int, bytes]) -> None:
-    offset = 0
-    while offset < len(data):
-        code = data[offset]
-        if code == 255:
-            return
-        if code == 0:
-            offset += 1
-            continue
-        if offset + 2 > len(data) or offset + 2 + data[offset + 1] > len(data):
-            raise ReplyError("its options are cut off")
-        end = offset + 2 + data[offset + 1]
-        options[code] = options.get(code, b"") + data[offset + 2 : end]
-        offset = end
+    try:
+        return options_untrusted(payload)
+    except DhcpError as error:
+        raise ReplyError(str(error)) from error
 
 
 def _network_untrusted(address: ipaddress.IPv4Address, options: dict[int, bytes]) -> ipaddress.IPv4Network:
