@@ -7,30 +7,35 @@ argument), logging.
 A batch's way through ``Switch.receive_untrusted``:
 
 1. runs: datagrams with a head that is known (a ``Way``), one after the other and alike in all that matters
-   (``plain.py``), pass steps 2 to 4 as one. The others, one by one:
+   (``plain.py``), pass steps 2 to 5 as one. The others, one by one:
 2. ``OverlayDecoder`` of the sender: headers off, pieces put together, garbage counted;
 3. the guard judges each whole frame (``guard.py``); what it stops is counted by rule;
 4. ``_route`` finds the receivers:
 
-       from        destination            to
-       anyone      a group address        everyone else
-       anyone      a member's MAC         that member
+       from        destination            to                              in an isolated room
+       anyone      a group address        everyone else                   from a client: the gateway
+       anyone      a member's MAC         that member                     from a client: nobody (row 18)
        client      anything else          the gateway
        gateway     anything else          nobody: it is not for this room
 
-   and never the sender. There is no learning: members are known from their admission, so that no frame can move one;
-5. each frame is stamped with the sender's peer id, its flags are kept, and it is encoded once; receivers share the
+   and never the sender. Nothing of it is learned: members are known from their admission, so that no frame can move
+   one. What is learned are the MACs that the house's frames come from, and only to tell known from unknown unicast;
+5. where the guard is strict, storm control (``storm.py``) says how many of them may go out now;
+6. each frame is stamped with the sender's peer id, its flags are kept, and it is encoded once; receivers share the
    bytes. Only a frame too large for somebody's datagram budget is cut, once for each distinct budget;
-6. echoes: for peer 0 answered here, else stamped and passed on; at most ``ECHO_RATE`` a second and member.
+7. echoes: for peer 0 answered here, else stamped and passed on; at most ``ECHO_RATE`` a second and member.
 
-A way is what steps 3 and 4 said of a plain frame that took the long way. All ways of a room are forgotten when a member
-comes or goes: besides the frame, verdict and receivers hang on nothing else. While frames are logged there are none.
+A way is what steps 3 and 4 said of a plain frame that took the long way. It holds while the guard's ``version`` stays
+the same, until a time at which a lease ends or a house machine is known no longer, and for the IP source addresses that
+took the long way. All ways of a room are forgotten when a member comes or goes. Nothing else is behind verdict and
+receivers. What goes to somebody unknown gets no way, nor does anything while frames are logged.
 
 The result says, for each receiving port, which datagrams go there in which order; the session layer hands them over.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
@@ -51,8 +56,10 @@ from lanparty.proto.overlay import (
     encode_echo,
 )
 from lanparty.relay.guard import Guard
+from lanparty.relay.guard_rules import Rule
 from lanparty.relay.plain import HEAD_SIZE, Shape, shape_of
 from lanparty.relay.rooms import MemberState, Room
+from lanparty.relay.storm import MemberStorm, StormControl, Traffic, traffic_of_untrusted
 from lanparty.relay.tally import PortTally, TokenBucket
 
 __all__ = ["Deliveries", "Drop", "FrameWatch", "Outlet", "Port", "Switch"]
@@ -65,7 +72,12 @@ ECHO_BURST: Final = 64.0
 """One echo to each member of a full room, and some to spare."""
 MAX_WAYS: Final = 256
 """Ways remembered for each sender. A client needs two for each member that it talks to and each protocol; a gateway as
-many for each machine of the house. About 200 bytes each; when they are too many, all are found anew."""
+many for each machine of the house. About 400 bytes each; when they are too many, all are found anew."""
+LAN_AGE: Final = 300.0
+"""Seconds after its latest frame that a machine of the house is known: the ageing time of switches (IEEE 802.1Q table
+8-6)."""
+MAX_LAN_SOURCES: Final = 4096
+"""Machines of the house that are known at once, about 150 bytes each."""
 
 _FIRST: Final = bytes((VERSION << 4 | Kind.FRAME,))
 
@@ -115,6 +127,7 @@ class Port:
     encoder: OverlayEncoder
     """For all frames *from* this member, whoever receives them: one encoder gives one row of frame ids to its origin,
     which the receivers' reassemblers need. Its budget is set anew for each receiver."""
+    storm: MemberStorm
     tally: PortTally = attrs.field(factory=PortTally)
     echoes: TokenBucket = attrs.field(factory=lambda: TokenBucket(ECHO_RATE, ECHO_BURST))
     budget: int = 0
@@ -135,7 +148,7 @@ class Port:
         return total
 
 
-Route = tuple[Port, ...] | str
+Route = tuple[Port, ...] | str | Rule
 """The receivers of a frame, or the reason for dropping it."""
 
 
@@ -151,6 +164,16 @@ class Way:
     shape: Shape
     largest: int
     """Bytes of overlay datagram up to which they are not too long."""
+    sources: set[int | bytes] | None
+    """IP source addresses that they may have; None: any. At most as many as the guard lets a member use."""
+    traffic: Traffic | None
+    """What storm control takes them for; None: not limited."""
+    version: int
+    """The guard's, when it said that they may pass."""
+    until: float
+    """When that ends by time alone, seconds."""
+    machine: bytes | None
+    """The house machine that they come from."""
 
 
 Deliveries = dict[Port, list[bytes]]
@@ -166,11 +189,14 @@ class Switch:
     watch: FrameWatch | None = None
     short_ways: bool = True
     """False: every frame takes the long way. Nothing else differs, which tests and benchmarks compare."""
+    storm: StormControl = attrs.field(factory=StormControl)
     departed: PortTally = attrs.field(factory=PortTally)
     """The sum over those who left."""
     _ports: dict[int, Port] = attrs.field(factory=dict, init=False)
     _by_mac: dict[bytes, Port] = attrs.field(factory=dict, init=False)
     _gateway: Port | None = attrs.field(default=None, init=False)
+    _lan: dict[bytes, float] = attrs.field(factory=dict, init=False)
+    """When a frame of each house machine came last, by its MAC; the longest silent first."""
 
     def add(self, member: MemberState, outlet: Outlet) -> Port:
         """Connect a member of the room; from now on frames reach it."""
@@ -180,6 +206,7 @@ class Switch:
             outlet=outlet,
             decoder=OverlayDecoder(Reassembler(), OverlayCounters()),
             encoder=OverlayEncoder(budget, fragments=self.room.fragments),
+            storm=self.storm.join(house=member.is_gateway),
         )
         self._forget_ways()
         self._ports[member.peer_id] = port
@@ -200,6 +227,8 @@ class Switch:
             self._gateway = None
         else:
             del self._by_mac[member.mac]
+        self.storm.leave(port.storm)
+        self.guard.member_left(member)
         self.departed.add(port.total())
 
     def _forget_ways(self) -> None:
@@ -224,23 +253,32 @@ class Switch:
         """Take a batch of overlay datagrams from the member at ``port``; give what goes to whom. Never raises."""
         deliveries: Deliveries = {}
         frames = octets = 0
+        version = self.guard.version
         for way, run in _runs_untrusted(port.ways, datagrams):
-            if way is None:
+            if way is None or now >= way.until or way.version != version:
                 self._switch_untrusted(port, run, deliveries, now)
+                version = self.guard.version  # nothing else here can change it
                 continue
             count = len(run)
             size = len(run[0])
             frames += count
             octets += count * (size - HEADER_SIZE)
-            if isinstance(way.route, str):
-                port.tally.drop(way.route, count)
+            if way.machine is not None:
+                self._see_machine(way.machine, now)
+            route = way.route
+            if not isinstance(route, tuple):
+                _refuse(port, route, count)
                 continue
+            if way.traffic is not None:
+                run = self._calm(port, way.traffic, route, run, now)
+                if not run:
+                    continue
             if way.changed:
                 header = way.header
                 # A comprehension costs as much as two frames.
-                one = count == 1
+                one = len(run) == 1
                 run = [header + run[0][HEADER_SIZE:]] if one else [header + datagram[HEADER_SIZE:] for datagram in run]
-            self._deliver(port, way.route, run, size, deliveries)
+            self._deliver(port, route, run, size, deliveries)
         if frames:
             port.tally.frames_in += frames
             port.tally.bytes_in += octets
@@ -258,20 +296,33 @@ class Switch:
         for stamp, frame in whole:
             tally.frames_in += 1
             tally.bytes_in += len(frame)
-            rule = judge(frame, member)
+            rule = judge(frame, member, now)
             if rule is None:
                 passed.append((stamp, frame))
-                self._learn(port, stamp, frame)
+                if member.is_gateway:
+                    self._see_machine(frame[6:12], now)
+                self._learn(port, stamp, frame, now)
             else:
                 tally.block(rule)
                 if self.watch is not None:
                     self.watch.frames((frame,), member.peer_id, f"blocked:{rule.label}")
         if passed:
-            self.forward(port, passed, deliveries)
+            self.forward(port, passed, deliveries, now)
         if echoes:
             self._echo(port, echoes, deliveries, now)
 
-    def _learn(self, port: Port, stamp: int, frame: bytes) -> None:
+    def _see_machine(self, mac: bytes, now: float) -> None:
+        """Note that a frame of the house machine ``mac`` came."""
+        lan = self._lan
+        if lan.pop(mac, None) is None and len(lan) >= MAX_LAN_SOURCES:
+            # The longest silent are first. A look at all of them for each new one would let a house stop the relay.
+            del lan[next(iter(lan))]
+            while lan and now >= lan[oldest := next(iter(lan))] + LAN_AGE:
+                del lan[oldest]
+            self._forget_ways()  # of those who were on one to such a machine
+        lan[mac] = now
+
+    def _learn(self, port: Port, stamp: int, frame: bytes, now: float) -> None:
         """Remember what holds for all plain frames that begin as ``frame``, which passed the guard."""
         if not self.short_ways or self.watch is not None:
             return
@@ -279,40 +330,94 @@ class Switch:
         datagram = came + frame
         head = datagram[:HEAD_SIZE]
         shape = shape_of(head)
-        if shape is None or head in port.ways or _plain_fields(shape, datagram) is None:
+        if shape is None:
             return
+        fields = _plain_fields(shape, datagram)
+        if fields is None:
+            return
+        guard, member = self.guard, port.member
+        until, sources = math.inf, None
+        if guard.is_strict and not member.is_gateway:
+            known, until = self._known(frame[:6], now)
+            if not known:
+                return
+            until = min(until, guard.holds_until(member, now))
+            # Nobody but clients is bound to addresses. Those that hold by the same version are good together.
+            sources = {fields[shape.source]}
+            before = port.ways.get(head)
+            if before is not None and before.sources and before.version == guard.version and now < before.until:
+                sources |= before.sources
         if len(port.ways) >= MAX_WAYS:
             port.ways.clear()
-        leaves = _header(stamp & _FLAGS | port.member.peer_id)
-        largest = self.guard.limit(port.member) + HEADER_SIZE
-        port.ways[head] = Way(leaves, leaves != came, self._route(port, frame), shape, largest)
+        leaves = _header(stamp & _FLAGS | member.peer_id)
+        route = self._route(port, frame)
+        port.ways[head] = Way(
+            header=leaves,
+            changed=leaves != came,
+            route=route,
+            shape=shape,
+            largest=guard.limit(member) + HEADER_SIZE,
+            sources=sources,
+            traffic=traffic_of_untrusted(frame, known=True) if guard.is_strict else None,
+            version=guard.version,
+            until=until,
+            machine=frame[6:12] if member.is_gateway else None,
+        )
+
+    def _known(self, destination: bytes, now: float) -> tuple[bool, float]:
+        """Say whether somebody has been seen with this MAC, and until when that holds."""
+        if destination[0] & 1 or destination in self._by_mac:
+            return True, math.inf
+        until = self._lan.get(destination, -math.inf) + LAN_AGE
+        return now < until, until
 
     def _route(self, sender: Port, frame: bytes) -> Route:
         """Say who gets ``frame`` of ``sender``, or why nobody does."""
+        isolated = self.guard.policy.isolated and sender is not self._gateway
         if frame[0] & 1:
+            if isolated:
+                return () if self._gateway is None else (self._gateway,)
             return tuple(port for port in self._ports.values() if port is not sender)
         receiver = self._by_mac.get(frame[:6])
         if receiver is None and sender is not self._gateway:
             receiver = self._gateway
         if receiver is None:
             return Drop.UNKNOWN if sender is self._gateway else Drop.NO_GATEWAY
-        return Drop.HAIRPIN if receiver is sender else (receiver,)
+        if receiver is sender:
+            return Drop.HAIRPIN
+        return Rule.ISOLATION if isolated and receiver is not self._gateway else (receiver,)
 
-    def forward(self, sender: Port, frames: Sequence[tuple[int, bytes]], deliveries: Deliveries) -> None:
+    def forward(self, sender: Port, frames: Sequence[tuple[int, bytes]], deliveries: Deliveries, now: float) -> None:
         """Add ``frames`` of ``sender``, which the guard let pass, to the ``deliveries`` of their receivers.
 
         Each comes with the stamp that it came with: its flags are kept, the origin becomes ``sender``'s peer id.
         """
         peer_id = sender.member.peer_id
+        limited = self.guard.is_strict
         if self.watch is not None:
             self.watch.frames([frame for _, frame in frames], peer_id, "forwarded")
         for stamp, frame in frames:
             route = self._route(sender, frame)
-            if isinstance(route, str):
-                sender.tally.drop(route)
-            else:
-                datagram = _header(stamp & _FLAGS | peer_id) + frame
-                self._deliver(sender, route, [datagram], len(datagram), deliveries)
+            if not isinstance(route, tuple):
+                _refuse(sender, route, 1)
+                continue
+            run = [_header(stamp & _FLAGS | peer_id) + frame]
+            if limited and (frame[0] & 1 or not self._known(frame[:6], now)[0]):
+                traffic = traffic_of_untrusted(frame, known=False)
+                if traffic is not None and not self._calm(sender, traffic, route, run, now):
+                    continue
+            self._deliver(sender, route, run, len(run[0]), deliveries)
+
+    def _calm(
+        self, sender: Port, traffic: Traffic, receivers: tuple[Port, ...], run: list[bytes], now: float
+    ) -> list[bytes]:
+        """Give as many datagrams of ``run``, which are alike, as storm control lets go out now; count the others."""
+        count = len(run)
+        allowed = self.storm.admit(sender.storm, traffic, len(receivers), count, now)
+        if allowed == count:
+            return run
+        sender.tally.block(Rule.STORM, count - allowed)
+        return run[:allowed]
 
     def _deliver(
         self, sender: Port, receivers: tuple[Port, ...], datagrams: list[bytes], size: int, deliveries: Deliveries
@@ -384,6 +489,14 @@ _FLAGS: Final = 0xFF0000
 """The flags in a stamp."""
 
 
+def _refuse(sender: Port, reason: str | Rule, count: int) -> None:
+    """Count ``count`` frames that nobody gets."""
+    if isinstance(reason, Rule):
+        sender.tally.block(reason, count)
+    else:
+        sender.tally.drop(reason, count)
+
+
 def _header(stamp: int) -> bytes:
     """Make the overlay header of a whole frame."""
     return _FIRST + stamp.to_bytes(3, "big")
@@ -413,7 +526,7 @@ def _runs_untrusted(ways: dict[bytes, Way], datagrams: Sequence[bytes]) -> list[
         way = ways.get(datagram[:HEAD_SIZE])
         if way is not None and len(datagram) <= way.largest:
             fields = _plain_fields(way.shape, datagram)
-            if fields is not None:
+            if fields is not None and (way.sources is None or fields[way.shape.source] in way.sources):
                 size, read, run, lost = len(datagram), way.shape.read, [datagram], None
                 runs.append((way, run))
                 continue

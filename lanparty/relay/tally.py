@@ -14,7 +14,7 @@ from typing import Final
 
 import attrs
 
-from lanparty.relay.guard import Rule
+from lanparty.relay.guard_rules import Rule
 
 __all__ = ["BlockedReporter", "Pacer", "PortTally", "TokenBucket"]
 
@@ -42,9 +42,9 @@ class PortTally:
     dropped: dict[str, int] = attrs.field(factory=dict)
     """Frames, echoes and datagrams that ended here for another reason, by reason (``switch.Drop``, overlay's own)."""
 
-    def block(self, rule: Rule) -> None:
-        """Count one frame that ``rule`` stopped."""
-        self.blocked[rule] = self.blocked.get(rule, 0) + 1
+    def block(self, rule: Rule, count: int = 1) -> None:
+        """Count ``count`` frames that ``rule`` stopped."""
+        self.blocked[rule] = self.blocked.get(rule, 0) + count
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count ``count`` drops for ``reason``."""
@@ -147,12 +147,20 @@ class TokenBucket:
     def _default_tokens(self) -> float:
         return self.burst
 
-    def take(self, now: float) -> bool:
-        """Whether one more may pass at ``now``, seconds."""
+    def fill(self, now: float) -> float:
+        """Give how many may pass at ``now``, seconds. Time that runs backwards brings nothing."""
         if self._updated is not None:
             self._tokens = min(self.burst, self._tokens + max(0.0, now - self._updated) * self.rate)
         self._updated = now
-        if self._tokens < 1:
+        return self._tokens
+
+    def spend(self, count: float) -> None:
+        """Take ``count`` out, which ``fill`` has offered, or which pass all the same: then it owes them."""
+        self._tokens -= count
+
+    def take(self, now: float) -> bool:
+        """Whether one more may pass at ``now``, seconds."""
+        if self.fill(now) < 1:
             return False
-        self._tokens -= 1
+        self.spend(1)
         return True

@@ -1,4 +1,4 @@
-"""The guard against the table in l2-guard.md: vectors of each enforced row, their lawful twins, and mutated frames."""
+"""The guard at "standard" against l2-guard.md: vectors of each enforced row, their lawful twins, and mutated frames."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from relay_packets import (
 )
 
 from lanparty.relay.guard import Enforced, Guard, Rule
+from lanparty.relay.levels import Level, RoomPolicy
 
 
 @attrs.frozen
@@ -45,24 +46,26 @@ class Sender:
 
 CLIENT = Sender()
 GATEWAY = Sender(mac=b"", is_gateway=True)
-GUARD = Guard(1500, {PLAYER, OTHER})
+STANDARD = RoomPolicy(level=Level.STANDARD)
+ROUTING = RoomPolicy(level=Level.STANDARD, ipv6_routing=True)
+GUARD = Guard(STANDARD, 1500, {PLAYER, OTHER})
 
 OFFER = bytes((2, 1, 6, 0)) + bytes(236)
 DISCOVER = bytes((1, 1, 6, 0)) + bytes(236)
 
 
 def judge(frame: bytes) -> Rule | None:
-    return GUARD.judge_untrusted(frame, CLIENT)
+    return GUARD.judge_untrusted(frame, CLIENT, 0.0)
 
 
 def judge_lan(frame: bytes, *, routing: bool = False) -> Rule | None:
-    return Guard(1500, {PLAYER, OTHER}, lan_ipv6_routing=routing).judge_untrusted(frame, GATEWAY)
+    return Guard(ROUTING if routing else STANDARD, 1500, {PLAYER, OTHER}).judge_untrusted(frame, GATEWAY, 0.0)
 
 
 def test_the_table_names_all_18_rows_and_has_unique_labels() -> None:
     assert {rule.row for rule in Rule} == set(range(19))
     assert len({rule.label for rule in Rule}) == len(Rule)
-    in_full = {rule.row for rule in Rule if rule.enforced is Enforced.FULL}
+    in_full = {rule.row for rule in Rule if rule.at_standard is Enforced.FULL}
     assert in_full == {0, 1, 2, 6, 8, 9, 13, 15}
 
 
@@ -85,7 +88,7 @@ def test_the_table_names_all_18_rows_and_has_unique_labels() -> None:
 )
 def test_length(size: int, mtu: int, rule: Rule | None) -> None:
     frame = ethernet(bytes(max(0, size - 14)))[:size]
-    assert Guard(mtu, ()).judge_untrusted(frame, CLIENT) is rule
+    assert Guard(STANDARD, mtu, ()).judge_untrusted(frame, CLIENT, 0.0) is rule
 
 
 @pytest.mark.parametrize("tags", [1, 2, 3, 4])
@@ -100,10 +103,10 @@ def test_a_tag_further_in_excuses_nothing() -> None:
 
 
 def test_the_house_may_send_full_frames_into_a_smaller_room() -> None:
-    guard = Guard(1000, ())
-    assert guard.judge_untrusted(ethernet(bytes(1500), source=HOUSE), GATEWAY) is None
-    assert guard.judge_untrusted(ethernet(bytes(1501), source=HOUSE), GATEWAY) is Rule.LENGTH
-    assert guard.judge_untrusted(bytes(13), GATEWAY) is Rule.LENGTH
+    guard = Guard(STANDARD, 1000, ())
+    assert guard.judge_untrusted(ethernet(bytes(1500), source=HOUSE), GATEWAY, 0.0) is None
+    assert guard.judge_untrusted(ethernet(bytes(1501), source=HOUSE), GATEWAY, 0.0) is Rule.LENGTH
+    assert guard.judge_untrusted(bytes(13), GATEWAY, 0.0) is Rule.LENGTH
 
 
 # --- row 2: addresses ------------------------------------------------------------------------------------------------
@@ -140,11 +143,11 @@ def test_addresses_from_the_lan(source: bytes, destination: bytes, rule: Rule | 
 
 def test_the_guard_follows_the_members_of_its_room() -> None:
     macs: set[bytes] = set()
-    guard = Guard(1500, macs)
+    guard = Guard(STANDARD, 1500, macs)
     frame = ethernet(b"x", source=PLAYER)
-    assert guard.judge_untrusted(frame, GATEWAY) is None
+    assert guard.judge_untrusted(frame, GATEWAY, 0.0) is None
     macs.add(PLAYER)
-    assert guard.judge_untrusted(frame, GATEWAY) is Rule.MEMBER_ON_LAN
+    assert guard.judge_untrusted(frame, GATEWAY, 0.0) is Rule.MEMBER_ON_LAN
 
 
 # --- row 6: switch control -------------------------------------------------------------------------------------------
@@ -387,7 +390,7 @@ SEEDS = [
 
 def test_100_000_mutated_frames_get_a_verdict() -> None:
     chance = random.Random(20251122)
-    guard = Guard(1500, {OTHER})
+    guard = Guard(STANDARD, 1500, {OTHER})
     verdicts: set[Rule | None] = set()
     for _ in range(100_000):
         frame = bytearray(chance.choice(SEEDS))
@@ -406,18 +409,18 @@ def test_100_000_mutated_frames_get_a_verdict() -> None:
             if len(frame) < 13:
                 break
         sender = CLIENT if chance.random() < 0.8 else GATEWAY
-        verdict = guard.judge_untrusted(bytes(frame), sender)
+        verdict = guard.judge_untrusted(bytes(frame), sender, 0.0)
         assert verdict is None or isinstance(verdict, Rule)
         verdicts.add(verdict)
     # The mutations get everywhere.
-    assert {None, *(rule for rule in Rule if rule.enforced is Enforced.FULL)} - {Rule.MEMBER_ON_LAN} <= verdicts
+    assert {None, *(rule for rule in Rule if rule.at_standard is Enforced.FULL)} - {Rule.MEMBER_ON_LAN} <= verdicts
 
 
 @given(st.binary(max_size=200), st.sampled_from([0x0800, 0x86DD, 0x8100, 0x88A8, 0x0020]))
 @settings(max_examples=500, deadline=None)
 def test_arbitrary_bytes_get_a_verdict(payload: bytes, ethertype: int) -> None:
     for sender, source in ((CLIENT, PLAYER), (GATEWAY, HOUSE)):
-        verdict = GUARD.judge_untrusted(ethernet(payload, ethertype, source=source), sender)
+        verdict = GUARD.judge_untrusted(ethernet(payload, ethertype, source=source), sender, 0.0)
         assert verdict is None or isinstance(verdict, Rule)
 
 

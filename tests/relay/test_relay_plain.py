@@ -8,9 +8,11 @@ from collections.abc import Iterable
 
 import attrs
 import pytest
+from guard_world import LEASE, OTHER4, PLAYER4, ROUTER, ack, advertisement, house_arp, nak, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_packets import (
+    ARP,
     BROADCAST,
     HOUSE,
     IPV4,
@@ -24,6 +26,9 @@ from relay_packets import (
     icmpv6,
     ipv4,
     ipv6,
+    link_local,
+    nd,
+    option,
     snap,
     tag,
     udp,
@@ -35,6 +40,7 @@ from lanparty.proto.fragments import Reassembler
 from lanparty.proto.overlay import CHECKSUM_PARTIAL, Echo, OverlayCounters, OverlayDecoder, OverlayEncoder, encode_echo
 from lanparty.relay.guard import Guard
 from lanparty.relay.hub import Hub, Joined
+from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
 from lanparty.relay.plain import HEAD_SIZE, shape_of
 from lanparty.relay.rooms import RoomLimits, Rooms
 from lanparty.relay.switch import MAX_WAYS, Port
@@ -94,6 +100,9 @@ def test_plain(frame: bytes) -> None:
         ethernet(ipv4(udp(1, 2), total=27), IPV4),
         ethernet(ipv4(udp(1, 2, b"")[:7]), IPV4),
         ethernet(ipv4(udp(68, 1)), IPV4),
+        ethernet(ipv4(udp(1, 520)), IPV4),
+        ethernet(ipv4(udp(1985, 1)), IPV4),
+        ethernet(ipv6(udp(1, 521), 17), IPV6),
         ethernet(ipv4(udp(1, 67)), IPV4),
         ethernet(ipv4(bytes(20), protocol=1), IPV4),
         ethernet(ipv6(udp(546, 1), 17), IPV6),
@@ -120,8 +129,26 @@ class Sender:
 SENDERS = [Sender(PLAYER, False), Sender(b"", True)]
 
 
+def mutated(chance: random.Random, seed: bytes) -> bytes:
+    frame = bytearray(seed)
+    for _ in range(chance.randrange(4)):
+        match chance.randrange(5):
+            case 0:  # where the headers are
+                frame[chance.randrange(12, min(len(frame), 60))] = chance.randrange(256)
+            case 1:
+                frame[chance.randrange(min(len(frame), 60))] ^= 1 << chance.randrange(8)
+            case 2:
+                frame += bytes(chance.choice((1, 18, 560, 1400)))
+            case 3:
+                del frame[chance.randrange(40, len(frame) + 1) :]
+            case _:  # a port or a length of interest
+                at = chance.choice((16, 18, 20, 34, 36, 54, 56))
+                frame[at : at + 2] = chance.choice((28, 67, 68, 546, 547, len(frame) - 14)).to_bytes(2, "big")
+    return bytes(frame)
+
+
 def test_plain_frames_with_one_head_have_one_verdict() -> None:
-    """What `plain.py` promises, over the guard's vectors and mutations of them: by head, sender and limit."""
+    """What `plain.py` promises, over the guard's vectors and mutations of them: by head, source, sender and limit."""
     chance = random.Random(20261018)
     seeds = [
         frame
@@ -130,25 +157,15 @@ def test_plain_frames_with_one_head_have_one_verdict() -> None:
         * 20
         if len(frame) > 40
     ]
-    guards = [Guard(1500, {OTHER}), Guard(600, {PLAYER, OTHER}), Guard(1500, {OTHER}, lan_ipv6_routing=True)]
+    routing = RoomPolicy(level=Level.STANDARD, ipv6_routing=True)
+    rooms = [(RoomPolicy(), 1500), (RoomPolicy(), 600), (RoomPolicy(level=Level.STANDARD), 1500), (routing, 1500)]
+    guards = [Guard(policy, mtu, {OTHER}) for policy, mtu in [*rooms, (RoomPolicy(level=Level.OFF), 1500)]]
+    for guard in guards:
+        guard.judge_untrusted(ack(PLAYER, PLAYER4), Sender(b"", True), 0.0)
     verdicts: dict[object, object] = {}
     plain = 0
     for _ in range(150_000):
-        frame = bytearray(chance.choice(seeds))
-        for _ in range(chance.randrange(4)):
-            match chance.randrange(5):
-                case 0:  # where the headers are
-                    frame[chance.randrange(12, min(len(frame), 60))] = chance.randrange(256)
-                case 1:
-                    frame[chance.randrange(min(len(frame), 60))] ^= 1 << chance.randrange(8)
-                case 2:
-                    frame += bytes(chance.choice((1, 18, 560, 1400)))
-                case 3:
-                    del frame[chance.randrange(40, len(frame) + 1) :]
-                case _:  # a port or a length of interest
-                    at = chance.choice((16, 18, 20, 34, 36, 54, 56))
-                    frame[at : at + 2] = chance.choice((28, 67, 68, 546, 547, len(frame) - 14)).to_bytes(2, "big")
-        whole = bytes(frame)
+        whole = mutated(chance, chance.choice(seeds))
         if not is_plain(whole):
             continue
         plain += 1
@@ -156,10 +173,14 @@ def test_plain_frames_with_one_head_have_one_verdict() -> None:
             for sender in SENDERS:
                 if len(whole) > guard.limit(sender):
                     continue
-                verdict = guard.judge_untrusted(whole, sender)
-                assert verdicts.setdefault((number, sender, whole[:15]), verdict) is verdict, whole.hex()
+                version = guard.version
+                verdict = guard.judge_untrusted(whole, sender, 0.0)
+                source = whole[26:30] if whole[12:14] == b"\x08\0" else whole[22:38]
+                if guard.version == version:
+                    key = (number, sender, whole[:15], source, version)
+                    assert verdicts.setdefault(key, verdict) is verdict, whole.hex()
     assert plain > 5_000
-    assert len(set(verdicts.values())) >= 3
+    assert len(set(verdicts.values())) >= 4
 
 
 # --- the whole switch, over either way --------------------------------------------------------------------------------
@@ -177,12 +198,16 @@ def mac(number: int) -> bytes:
     return bytes((2, 0, 0, 0, 0, number))
 
 
+STRICT = RoomPolicy()
+
+
 class Room:
     """A room whose members are numbers: 0 is the gateway."""
 
-    def __init__(self, *, short_ways: bool, fragments: bool = True) -> None:
-        self.hub: Hub[object] = Hub(rooms=Rooms(RoomLimits(fragments=fragments)))
+    def __init__(self, *, short_ways: bool, fragments: bool = True, policy: RoomPolicy = STRICT) -> None:
+        self.hub: Hub[object] = Hub(rooms=Rooms(RoomLimits(fragments=fragments)), guards=GuardSettings(policy))
         self.short_ways = short_ways
+        self.now = 1.0
         self.members: dict[int, Joined] = {}
 
     def join(self, number: int, budget: int) -> Port:
@@ -206,7 +231,7 @@ class Room:
 
     def send(self, number: int, datagrams: list[bytes]) -> dict[int, list[bytes]]:
         joined = self.members[number]
-        deliveries = joined.switch.receive_untrusted(joined.port, datagrams, 1.0)
+        deliveries = joined.switch.receive_untrusted(joined.port, datagrams, self.now)
         return {port.member.peer_id: batch for port, batch in deliveries.items() if batch}
 
     def counters(self) -> dict[int, dict[str, int]]:
@@ -223,13 +248,43 @@ def read(deliveries: dict[int, list[bytes]]) -> dict[int, tuple[int, list[tuple[
 
 
 PACKETS = [(payload, ethertype) for payload, ethertype, *_ in (*BAD.values(), *GOOD.values()) if len(payload) < 400]
-PLAIN = [
-    (ipv4(udp(27005, 27015, bytes(80)), fragment=0x4000), IPV4),
-    (ipv4(tcp(1400), protocol=6), IPV4),
-    (ipv6(tcp(1400), 6), IPV6),
-    (ipv6(udp(1000, 2000), 17), IPV6),
-    (ipv4(udp(1000, 2000)) + bytes(18), IPV4),
-]
+SOURCES4 = [PLAYER4, PLAYER4, PLAYER4, OTHER4, ROUTER, bytes((10, 0, 0, 77)), b"\xa9\xfe\x01\x07"]
+SOURCES6 = [link_local(number) for number in (2, 2, 3, 1, 77)]
+POLICIES = [RoomPolicy(), RoomPolicy(), RoomPolicy(isolated=True), RoomPolicy(link_local_ipv4=False)]
+POLICIES += [RoomPolicy(level=Level.STANDARD), RoomPolicy(level=Level.OFF)]
+
+
+def plain_packets(source4: bytes, source6: bytes) -> list[tuple[bytes, int]]:
+    return [
+        (ipv4(udp(27005, 27015, bytes(80)), fragment=0x4000, source=source4), IPV4),
+        (ipv4(tcp(1400), protocol=6, source=source4), IPV4),
+        (ipv6(tcp(1400), 6, source=source6), IPV6),
+        (ipv6(udp(1000, 2000), 17, source=source6), IPV6),
+        (ipv4(udp(1000, 2000), source=source4) + bytes(18), IPV4),
+    ]
+
+
+def telling(draw: st.DrawFn, number: int) -> bytes:
+    """A frame that changes what the guard knows of addresses."""
+    own, other = mac(number), mac(draw(st.integers(1, 3)))
+    address, source6 = draw(st.sampled_from(SOURCES4)), draw(st.sampled_from(SOURCES6))
+    if not number:
+        frames = [
+            *[ack(other, address, draw(st.sampled_from((5, LEASE))))] * 3,
+            nak(other),
+            house_arp(address),
+            advertisement(source6),
+            ethernet(ipv6(nd(136, source6), 58, source=source6), IPV6, source=HOUSE),
+        ]
+    else:
+        frames = [
+            request(own, options=option(50, address)),
+            request(own, kind=7, source=address, ciaddr=address),
+            ethernet(arp(1, address, own), ARP, source=own),
+            ethernet(arp(1, bytes(4), own, address), ARP, source=own),
+            ethernet(ipv6(nd(135, source6), 58, source=bytes(16)), IPV6, source=own),
+        ]
+    return draw(st.sampled_from(frames))
 
 
 @st.composite
@@ -237,15 +292,16 @@ def batches(draw: st.DrawFn, number: int) -> list[bytes]:
     own = mac(number) if number else HOUSE
     batch: list[bytes] = []
     for _ in range(draw(st.integers(1, 6))):
-        payload, ethertype = draw(st.one_of(st.sampled_from(PLAIN), st.sampled_from(PLAIN), st.sampled_from(PACKETS)))
+        plain = plain_packets(draw(st.sampled_from(SOURCES4)), draw(st.sampled_from(SOURCES6)))
+        payload, ethertype = draw(st.one_of(st.sampled_from(plain), st.sampled_from(plain), st.sampled_from(PACKETS)))
         source = draw(st.sampled_from((own, own, own, own, mac(1), HOUSE)))
         destination = draw(st.sampled_from((mac(1), mac(2), mac(3), HOUSE, BROADCAST)))
         frame = bytearray(ethernet(payload, ethertype, source=source, destination=destination))
         stamp = draw(st.sampled_from((0, 0, FLAGS, 1, FLAGS | 2, 0x020000)))
-        for serial in range(draw(st.sampled_from((1, 1, 2, 5)))):
+        for serial in range(draw(st.sampled_from((1, 1, 2, 5, 40)))):
             frame[18:20] = serial.to_bytes(2, "big")  # IPv4's identification; IPv6's payload length
             batch.append(overlay(bytes(frame), stamp))
-        match draw(st.integers(0, 9)):
+        match draw(st.integers(0, 11)):
             case 0:
                 batch += OverlayEncoder(500).encode(bytes(frame), stamp)
             case 1:
@@ -256,15 +312,19 @@ def batches(draw: st.DrawFn, number: int) -> list[bytes]:
                 batch.append(overlay(bytes(frame) + bytes(200), stamp))
             case 4:
                 batch.append(overlay(bytes(frame[: draw(st.integers(0, len(frame)))]), stamp))
+            case 5 | 6:
+                batch.append(overlay(telling(draw, number)))
     return batch
 
 
-@given(st.data(), st.booleans())
-@settings(max_examples=150, deadline=None)
-def test_the_short_way_does_what_the_long_way_does(data: st.DataObject, fragments: bool) -> None:
-    short, long = (Room(short_ways=ways, fragments=fragments) for ways in (True, False))
+@given(st.data(), st.booleans(), st.sampled_from(POLICIES))
+@settings(max_examples=250, deadline=None)
+def test_the_short_way_does_what_the_long_way_does(data: st.DataObject, fragments: bool, policy: RoomPolicy) -> None:
+    """Frames, joining, leaving, leases, claims, contradiction, storms and time, in any order."""
+    short, long = (Room(short_ways=ways, fragments=fragments, policy=policy) for ways in (True, False))
     for room in (short, long):
         room.join(1, 1442)
+        room.join(0, 1442)
     for _ in range(data.draw(st.integers(2, 12))):
         number = data.draw(st.integers(0, 3))
         if number not in short.members:
@@ -276,14 +336,20 @@ def test_the_short_way_does_what_the_long_way_does(data: st.DataObject, fragment
                 room.leave(number)
             continue
         batch = data.draw(batches(number))
+        short.now = long.now = short.now + data.draw(st.sampled_from((0.0, 0.0, 0.1, 3.0, 40.0, 301.0)))
         for _ in range(2):  # once to learn, once to know
             assert read(short.send(number, batch)) == read(long.send(number, batch))
         assert short.counters() == long.counters()
         assert short.decoded() == long.decoded()
 
 
-def game(number: int = 0, destination: bytes = mac(2), **fields: int) -> bytes:
+def game(destination: bytes = mac(2), **fields: object) -> bytes:
     return ethernet(ipv4(udp(27005, 27015), **fields), IPV4, source=mac(1), destination=destination)
+
+
+def game_of(number: int, destination: bytes) -> bytes:
+    packet = ipv4(udp(27005, 27015), source=bytes((10, 0, 1, number)))
+    return ethernet(packet, IPV4, source=mac(number), destination=destination)
 
 
 @pytest.fixture
@@ -325,6 +391,149 @@ def test_ways_are_forgotten_when_members_come_and_go(room: Room) -> None:
         assert not port.ways
     room.leave(2)
     assert room.send(1, [overlay(game())]) == {}
+
+
+def blocked(room: Room, number: int) -> dict[str, int]:
+    return {name: count for name, count in room.counters()[number].items() if name.startswith("blocked.")}
+
+
+def test_a_way_is_for_the_source_addresses_that_passed(room: Room) -> None:
+    first, second = (overlay(game(source=source)) for source in (PLAYER4, b"\xa9\xfe\x01\x07"))
+    foreign = overlay(game(source=OTHER4))
+    room.send(2, [overlay(ethernet(arp(1, OTHER4, mac(2)), ARP, source=mac(2)))])
+    for _ in range(3):
+        assert len(room.send(1, [first, second, first, foreign])[2]) == 3
+    assert blocked(room, 1) == {"blocked.ipv4-source": 3}
+    (way,) = room.members[1].port.ways.values()
+    assert way.sources == {int.from_bytes(PLAYER4), 0xA9FE0107}
+
+
+def test_a_way_ends_with_the_lease(room: Room) -> None:
+    room.join(0, 1442)
+    room.send(0, [overlay(ack(mac(1), PLAYER4, seconds=100))])
+    batch = [overlay(game(source=PLAYER4))] * 3
+    assert len(room.send(1, batch)[2]) == 3
+    room.now += 100
+    assert len(room.send(1, batch)[2]) == 3
+    room.now += 30
+    assert room.send(1, batch) == {}
+    assert blocked(room, 1) == {"blocked.ipv4-source": 3}
+
+
+def test_a_way_that_ended_passes_none_of_its_sources_on(room: Room) -> None:
+    room.join(0, 1442)
+    room.send(0, [overlay(ack(mac(1), PLAYER4, seconds=100))])
+    leased, auto = (overlay(game(source=source)) for source in (PLAYER4, b"\xa9\xfe\x01\x07"))
+    assert len(room.send(1, [leased])[2]) == 1
+    room.now += 130
+    for _ in range(2):
+        assert len(room.send(1, [auto, leased])[2]) == 1
+
+
+def test_a_way_ends_in_the_middle_of_a_batch_when_the_member_gives_its_address_up(room: Room) -> None:
+    room.join(0, 1442)
+    room.send(0, [overlay(ack(mac(1), PLAYER4)), overlay(ack(mac(3), OTHER4))])
+    packet = overlay(game(source=PLAYER4))
+    room.send(1, [packet])
+    release = overlay(request(mac(1), kind=7, source=PLAYER4, ciaddr=PLAYER4))
+    room.send(1, [packet, packet, release])
+    assert room.send(3, [overlay(game(source=PLAYER4))]) == {}
+    room.send(0, [overlay(ack(mac(2), PLAYER4))])
+    assert room.send(1, [packet]) == {}
+    assert blocked(room, 1) == {"blocked.ipv4-source": 1}
+
+
+def test_a_way_ends_within_a_batch_that_takes_its_address_away(room: Room) -> None:
+    """A fifth static address is taken for the first: what follows in the same batch is judged anew."""
+    oldest, *others, fifth = (overlay(game(source=bytes((10, 0, 9, number)))) for number in range(5))
+    assert len(room.send(1, [oldest, *others])[2]) == 4
+    room.now += 10  # one more may be taken
+    assert len(room.send(1, [oldest, fifth, oldest, fifth])[2]) == 3
+    assert blocked(room, 1) == {"blocked.ipv4-source": 1}
+
+
+def test_what_a_member_had_is_free_some_time_after_it_left(room: Room) -> None:
+    assert room.send(1, [overlay(game(source=ROUTER))])
+    foreign = overlay(ethernet(ipv4(udp(1, 2), source=ROUTER), IPV4, source=mac(2), destination=mac(3)))
+    room.leave(1)
+    assert room.send(2, [foreign]) == {}
+    room.now += 60
+    assert len(room.send(2, [foreign])) == 1
+
+
+def test_a_way_ends_when_the_house_contradicts(room: Room) -> None:
+    room.join(0, 1442)
+    packet = overlay(game(source=ROUTER))
+    for _ in range(2):
+        assert len(room.send(1, [packet] * 5)[2]) == 5
+    room.send(0, [overlay(house_arp(ROUTER))])
+    assert room.send(1, [packet] * 5) == {}
+
+
+def test_a_way_that_was_made_anew_has_no_source_of_before(room: Room) -> None:
+    room.join(0, 1442)
+    static, auto = (overlay(game(source=source)) for source in (ROUTER, b"\xa9\xfe\x01\x07"))
+    assert len(room.send(1, [static, auto])[2]) == 2
+    room.send(0, [overlay(house_arp(ROUTER))])
+    for _ in range(2):
+        assert len(room.send(1, [auto, static])[2]) == 1
+
+
+def test_a_way_ends_when_the_room_is_guarded_otherwise(room: Room) -> None:
+    room.send(1, [overlay(game())])
+    room.hub.guard_by(GuardSettings(RoomPolicy(isolated=True)))
+    assert room.send(1, [overlay(game())] * 3) == {}
+    assert blocked(room, 1) == {"blocked.isolation": 3}
+
+
+def test_there_is_no_way_to_a_machine_that_nobody_has_seen(room: Room) -> None:
+    room.join(0, 1442)
+    port = room.members[1].port
+    packet = overlay(game(destination=HOUSE))
+    assert len(room.send(1, [packet] * 600)[4]) == 500
+    assert blocked(room, 1) == {"blocked.storm": 100}
+    assert not port.ways
+    room.send(0, [overlay(house_arp(ROUTER))])
+    for _ in range(2):
+        assert len(room.send(1, [packet] * 600)[4]) == 600
+    assert port.ways
+    room.now += 300
+    assert len(room.send(1, [packet] * 600)[4]) == 500
+
+
+def test_a_machine_that_is_on_a_way_stays_known(room: Room) -> None:
+    room.join(0, 1442)
+    answer = overlay(ethernet(ipv4(udp(27015, 27005), source=ROUTER), IPV4, source=HOUSE, destination=mac(1)))
+    for _ in range(5):
+        room.send(0, [answer])
+        room.now += 200
+    assert len(room.send(1, [overlay(game(destination=HOUSE))] * 600)[4]) == 600
+
+
+@pytest.mark.parametrize("short_ways", [True, False])
+def test_a_flood_of_broadcasts_is_cut_to_what_storm_control_lets_out(short_ways: bool) -> None:
+    room = Room(short_ways=short_ways)
+    for number in (0, 1, 2, 3):
+        room.join(number, 1442)
+    batch = [overlay(game(destination=BROADCAST))] * 500
+    got = [len(copies) for _ in range(10) for copies in room.send(1, batch).values()]
+    assert got == [400] * 3
+    assert blocked(room, 1) == {"blocked.storm": 4600}
+    room.now += 1
+    assert {len(copies) for copies in room.send(1, batch).values()} == {200}
+    assert {len(copies) for copies in room.send(2, [overlay(game_of(2, BROADCAST))] * 10).values()} == {10}
+
+
+@pytest.mark.parametrize("level", [Level.STANDARD, Level.OFF])
+def test_below_strict_nothing_is_limited(level: Level) -> None:
+    room = Room(short_ways=True, policy=RoomPolicy(level=level))
+    for number in (0, 1, 2, 3):
+        room.join(number, 1442)
+    for destination in (BROADCAST, HOUSE):
+        batch = [overlay(game(destination=destination))] * 2000
+        for _ in range(2):
+            assert {len(copies) for copies in room.send(1, batch).values()} == {2000}
+    assert len(room.members[1].port.ways) == 2
 
 
 def test_a_member_that_comes_home_closes_the_way_of_the_house(room: Room) -> None:

@@ -16,8 +16,9 @@ from lanparty.proto.fragments import Reassembler
 from lanparty.proto.overlay import Echo, OverlayCounters, OverlayDecoder, OverlayEncoder, encode_echo
 from lanparty.relay.guard import Rule
 from lanparty.relay.hub import Hub, Joined
+from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
 from lanparty.relay.rooms import RoomLimits, Rooms
-from lanparty.relay.switch import ECHO_BURST, ECHO_RATE, Drop, Port
+from lanparty.relay.switch import ECHO_BURST, ECHO_RATE, MAX_LAN_SOURCES, Drop, Port
 
 MULTICAST = bytes.fromhex("01005e00023c")
 
@@ -88,9 +89,10 @@ class Endpoint:
         self.hub.leave(self.joined)
 
 
-def party(limits: RoomLimits | None = None) -> tuple[Endpoint, Endpoint, Endpoint]:
-    """A gateway and two clients."""
-    hub: Hub[object] = Hub(rooms=Rooms(limits or RoomLimits()))
+def party(limits: RoomLimits | None = None, policy: RoomPolicy | None = None) -> tuple[Endpoint, Endpoint, Endpoint]:
+    """A gateway and two clients; ``policy`` is for their room only."""
+    guards = GuardSettings(rooms={} if policy is None else {"ROOM1": policy})
+    hub: Hub[object] = Hub(rooms=Rooms(limits or RoomLimits()), guards=guards)
     return Endpoint(hub, "house"), Endpoint(hub, "ann", number=1), Endpoint(hub, "bob", number=2)
 
 
@@ -143,7 +145,7 @@ def test_a_member_alone_talks_to_nobody() -> None:
 def test_even_without_the_guard_no_frame_goes_back() -> None:
     _, ann, bob = party()
     deliveries: dict[Port, list[bytes]] = {}
-    ann.joined.switch.forward(ann.port, [(0, ann.frame(mac(1))), (0, ann.frame(mac(2)))], deliveries)
+    ann.joined.switch.forward(ann.port, [(0, ann.frame(mac(1))), (0, ann.frame(mac(2)))], deliveries, 0.0)
     assert set(deliveries) == {bob.port}
     assert ann.port.tally.dropped == {Drop.HAIRPIN: 1}
 
@@ -297,6 +299,82 @@ def test_who_left_gets_nothing_and_its_mac_is_free() -> None:
     bob.leave()
     ann.send(ann.frame(mac(2)))
     assert len(again.received) == 2
+
+
+# --- isolation (row 18), and the house's machines ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", list(Level))
+@pytest.mark.parametrize(("sender", "destination", "receivers"), TABLE)
+def test_guard_row18_isolated_players_reach_the_house_only(
+    level: Level, sender: str, destination: bytes, receivers: set[str]
+) -> None:
+    policy = RoomPolicy(level=level, isolated=True)
+    members = {endpoint.name: endpoint for endpoint in party(policy=policy)}
+    members[sender].send(members[sender].frame(destination))
+    expected = receivers if sender == "house" else receivers & {"house"}
+    assert {name for name, member in members.items() if member.received} == expected
+    blocked = {} if expected or not receivers else {Rule.ISOLATION: 1}
+    assert members[sender].port.tally.blocked == blocked
+
+
+def test_guard_row18_isolation_is_for_its_room_only_and_needs_no_gateway() -> None:
+    house, ann, bob = party(policy=RoomPolicy(isolated=True))
+    house.leave()
+    ann.send(ann.frame(BROADCAST), ann.frame(mac(2)))
+    assert bob.received == []
+    assert ann.port.tally.blocked == {Rule.ISOLATION: 1}
+    others = [Endpoint(ann.hub, name, "ROOM2", number) for number, name in enumerate(("house", "ann", "bob"))]
+    others[1].send(others[1].frame(mac(2)))
+    assert len(others[2].received) == 1
+
+
+def test_guard_row17_what_storm_control_refuses_is_counted_by_its_rule_and_goes_nowhere() -> None:
+    house, ann, bob = party()
+    ann.send(*[ann.frame(mac(99))] * 1000)
+    assert len(house.received) == 500
+    assert ann.port.tally.blocked == {Rule.STORM: 500}
+    bob.send(bob.frame(mac(99)))
+    assert len(house.received) == 501
+
+
+def test_guard_row17_a_machine_of_the_house_is_known_for_300_seconds() -> None:
+    house, ann, _ = party()
+    house.send(house.frame(mac(1)), now=10.0)
+    ann.send(*[ann.frame(HOUSE)] * 1000, now=309.9)
+    assert len(house.received) == 1000
+    ann.send(*[ann.frame(HOUSE)] * 1000, now=310.0)
+    assert len(house.received) == 1500
+
+
+def test_guard_row17_only_what_passed_makes_a_machine_known() -> None:
+    house, ann, _ = party()
+    house.send(house.frame(bytes(6)), house.frame(BROADCAST, source=mac(2)))
+    ann.send(*[ann.frame(HOUSE)] * 1000)
+    assert len(house.received) == 500
+
+
+def test_machines_that_are_known_are_bounded() -> None:
+    house, ann, _ = party()
+    machine = [b"\x3c\x97\x0e\x01" + number.to_bytes(2, "big") for number in range(MAX_LAN_SOURCES + 10)]
+    for source in machine:
+        house.send(house.frame(mac(1), source=source), now=1.0)
+    switch = ann.joined.switch
+    assert len(switch._lan) == MAX_LAN_SOURCES
+    ann.send(*[ann.frame(machine[0])] * 501, *[ann.frame(machine[-1])] * 501, now=1.0)
+    assert len(house.received) == 500 + 501
+    house.send(house.frame(mac(1), source=mac(0)), now=400.0)
+    assert list(switch._lan) == [mac(0)], "all others are too old"
+
+
+def test_a_room_that_is_open_is_guarded_anew() -> None:
+    _, ann, bob = party()
+    odd = ethernet(bytes(46), 0x88B5, source=mac(1), destination=mac(2))
+    ann.send(odd)
+    ann.hub.guard_by(GuardSettings(RoomPolicy(), {"ROOM1": RoomPolicy(ethertypes=frozenset({0x88B5}))}))
+    ann.send(odd)
+    assert len(bob.received) == 1
+    assert ann.port.tally.blocked == {Rule.ETHERTYPE: 1}
 
 
 # --- echoes ----------------------------------------------------------------------------------------------------------
