@@ -1,22 +1,33 @@
-"""The client's identity file: the virtual MAC that makes this player the same computer at every party.
+"""The client's identity file: the virtual MAC that makes this player the same computer at every party, and its key.
 
-Owns: reading, making, saving and locking the file. Blocking calls, a few milliseconds, before anything else runs.
-Must not know: what the MAC is used for.
+Owns: reading, making, upgrading, saving and locking the file. Blocking calls, some milliseconds, before anything else.
+Must not know: what MAC and key are used for.
 
+    {"version": 2, "virtual_mac": "02:12:34:56:78:9a", "key": "...44 characters of base64..."}
     {"version": 1, "virtual_mac": "02:12:34:56:78:9a"}
 
+The key is the seed of an Ed25519 key (RFC 8032): who has it can take this player's place over, so it is a secret.
+
 Rules:
-  1. A file that is there is used, or refused with a sentence that names it. It is never replaced.
-  2. A file that is not there is made with a MAC from the operating system's randomness, whole or not at all, mode 0600.
+  1. A file that is there is used, or refused with a sentence that names it. It is replaced only by rule 5.
+  2. A file that is not there is made from the operating system's randomness, whole or not at all, mode 0600.
   3. The file stays locked (flock) while the client runs: two clients with one MAC would take each other's frames.
-  4. --virtual-mac reads, writes and locks nothing.
+  4. --virtual-mac reads, writes and locks nothing, and gives no key: nobody could show it again at the next start.
+  5. A file of version 1 gets a key and becomes version 2, whole or not at all, with the same MAC, mode 0600. Where that
+     cannot be written (a directory that may only be read), the client goes on without a key.
 
 Making the file holds a lock on its directory: of two clients that start at the same moment one makes the file, and the
 other finds it made and in use.
+
+Upgrading puts another file in the place of the one that is locked. So a lock counts only when what it locks is still
+what the path names (``_open_locked``), and whoever upgrades keeps the old file's lock until it has the new one's. A
+client that comes in between finds the old file in use; or it gets the new one first, and then the upgrading one is told
+that the file is in use. Either way one of them runs.
 """
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -28,16 +39,20 @@ from pathlib import Path
 
 import attrs
 
+from lanparty.ctrl.messages import KEY_SIZE
+from lanparty.ctrl.proof import Seed
 from lanparty.obs.errors import UsageError
 from lanparty.obs.files import atomic_write
 from lanparty.proto.mac import MacAddress, MacError
 
 __all__ = ["FILE_VERSION", "MAX_FILE", "Identity", "decode_identity", "encode_identity", "hold_identity"]
 
-FILE_VERSION = 1
+FILE_VERSION = 2
+_KEYS = {1: {"version", "virtual_mac"}, 2: {"version", "virtual_mac", "key"}}
+"""What a file of each version has."""
 
 MAX_FILE = 4096
-"""Bytes. Ours has about 50; a larger file is something else, given by mistake."""
+"""Bytes. Ours has about 110; a larger file is something else, given by mistake."""
 
 _MODE = 0o600
 _DIRECTORY_TRIES = 50
@@ -56,14 +71,21 @@ class Identity:
     created: bool
     """True when this run made the file."""
 
+    key: Seed | None = None
+    """What proves that a later session is this client's; None when there is none to be kept."""
 
-def encode_identity(mac: MacAddress) -> bytes:
+    not_upgraded: str = ""
+    """Why a file of version 1 could not get a key; empty when it has one."""
+
+
+def encode_identity(mac: MacAddress, key: Seed) -> bytes:
     """Give the bytes of an identity file, in the spelling of the MAC that the program prints."""
-    return (json.dumps({"version": FILE_VERSION, "virtual_mac": str(mac)}) + "\n").encode("ascii")
+    content = {"version": FILE_VERSION, "virtual_mac": str(mac), "key": base64.b64encode(key.octets).decode("ascii")}
+    return (json.dumps(content) + "\n").encode("ascii")
 
 
-def decode_identity(path: Path, data: bytes) -> MacAddress:
-    """Read the bytes of an identity file; ``path`` is for the sentence.
+def decode_identity(path: Path, data: bytes) -> tuple[MacAddress, Seed | None]:
+    """Read the bytes of an identity file; no key: it is of version 1. ``path`` is for the sentence.
 
     Raises UsageError: not JSON, not ours, of a newer version, or with a MAC that no client may have.
     """
@@ -79,9 +101,9 @@ def decode_identity(path: Path, data: bytes) -> MacAddress:
             f"The identity file {path} is of version {version}, and this lanparty knows version {FILE_VERSION}: update "
             "lanparty, or give another file with --identity."
         )
-    if type(version) is not int or version != FILE_VERSION:
+    if type(version) is not int or version not in _KEYS:
         raise _damaged(path, f"its version is not {FILE_VERSION}")
-    unknown = sorted(str(key) for key in content.keys() - {"version", "virtual_mac"})
+    unknown = sorted(str(key) for key in content.keys() - _KEYS[version])
     if unknown:
         raise _damaged(path, f"it has unknown keys ({', '.join(unknown)[:80]})")
     text = content.get("virtual_mac")
@@ -92,7 +114,16 @@ def decode_identity(path: Path, data: bytes) -> MacAddress:
         mac.require_virtual()
     except MacError as error:
         raise _damaged(path, str(error).rstrip(".")) from error
-    return mac
+    return mac, _decode_key(path, content.get("key")) if "key" in _KEYS[version] else None
+
+
+def _decode_key(path: Path, text: object) -> Seed:
+    if not isinstance(text, str):
+        raise _damaged(path, "it has no key")
+    try:
+        return Seed(base64.b64decode(text, validate=True))
+    except ValueError:  # binascii.Error is one. Not told: the sentence would hold a part of the secret.
+        raise _damaged(path, f"its key is not {KEY_SIZE} bytes in base64") from None
 
 
 @contextmanager
@@ -112,13 +143,42 @@ def hold_identity(
         yield Identity(virtual_mac, file=None, created=False)
         return
     created = _make_if_missing(path, entropy)
-    descriptor = _open(path)
+    descriptor = _open_locked(path)
     try:
-        _lock(path, descriptor)
-        mac = decode_identity(path, _read(path, descriptor))
-        yield Identity(mac, file=path, created=created)
+        mac, key = decode_identity(path, _read(path, descriptor))
+        not_upgraded = ""
+        if key is None:
+            new = Seed(entropy(KEY_SIZE))
+            try:
+                # A symbolic link stays one: what it leads to is replaced.
+                atomic_write(path.resolve(), encode_identity(mac, new), _MODE)
+            except OSError as error:
+                not_upgraded = _reason(error)
+            else:
+                key = new
+                old, descriptor = descriptor, _open_locked(path)
+                os.close(old)
+        yield Identity(mac, file=path, created=created, key=key, not_upgraded=not_upgraded)
     finally:
         os.close(descriptor)  # This also gives up the lock.
+
+
+def _open_locked(path: Path) -> int:
+    """Open the file that ``path`` names, and lock it; a descriptor."""
+    while True:
+        descriptor = _open(path)
+        try:
+            _lock(path, descriptor)
+            locked, named = os.fstat(descriptor), path.stat()
+        except FileNotFoundError as error:
+            os.close(descriptor)
+            raise UsageError(f"The identity file {path} vanished while the client started: start it again.") from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if (locked.st_dev, locked.st_ino) == (named.st_dev, named.st_ino):
+            return descriptor
+        os.close(descriptor)  # Another client has upgraded it in between: the lock is on a file that has no name.
 
 
 def _make_if_missing(path: Path, entropy: Callable[[int], bytes]) -> bool:
@@ -140,7 +200,8 @@ def _make_if_missing(path: Path, entropy: Callable[[int], bytes]) -> bool:
             )
         if _exists(path):
             return False
-        atomic_write(path, encode_identity(MacAddress.generate(entropy(6))), _MODE)
+        mac = MacAddress.generate(entropy(6))
+        atomic_write(path, encode_identity(mac, Seed(entropy(KEY_SIZE))), _MODE)
     except OSError as error:
         raise UsageError(
             f"The identity file {path} cannot be written: {_reason(error)}. Give another file with --identity, or a "

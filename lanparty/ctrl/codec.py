@@ -21,6 +21,7 @@ Between versions:
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import struct
@@ -31,7 +32,7 @@ from typing import Any, Final, TypeVar, get_args
 
 import attrs
 import cattrs
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from lanparty.ctrl.errors import BAD_HELLO, BAD_MESSAGE, FRAME_TOO_LARGE, ControlError
 from lanparty.ctrl.messages import (
@@ -192,6 +193,18 @@ def _exactly(kind: type[Any], words: str) -> Callable[[Any, Any], Any]:
     return hook
 
 
+def _octets(value: Any, _type: Any) -> bytes:
+    """A structure hook for base64: padded, of its own alphabet, and in the one spelling that its bytes have."""
+    if type(value) is str:
+        try:
+            data = base64.b64decode(value, validate=True)
+        except ValueError:  # binascii.Error is one; so is what str.encode raises for characters beyond ASCII
+            data = b""
+        if base64.b64encode(data).decode("ascii") == value:
+            return data
+    raise MessageError(f"base64 is expected where {quoted(value)} stands")
+
+
 def _one_of(enum: type[_E], otherwise: _E | None = None) -> Callable[[Any, Any], _E]:
     known = {member.value: member for member in enum}
 
@@ -212,6 +225,8 @@ def _make_converter(*, strict: bool) -> cattrs.Converter:
     converter.register_structure_hook(int, _exactly(int, "a whole number"))
     converter.register_structure_hook(str, _exactly(str, "text"))
     converter.register_structure_hook(bool, _exactly(bool, "true or false"))
+    converter.register_structure_hook(bytes, _octets)
+    converter.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode("ascii"))
     converter.register_structure_hook(Role, _one_of(Role))
     # A reason that a newer relay gives is still a no, and its text says more than the code.
     converter.register_structure_hook(RejectCode, _one_of(RejectCode, otherwise=RejectCode.PROTOCOL))
@@ -234,6 +249,8 @@ def _make_converter(*, strict: bool) -> cattrs.Converter:
     converter.register_structure_hook_func(lambda kind: kind == str | None, optional_text)
     converter.register_structure_hook_func(lambda kind: kind == tuple[Member, ...], members)
     converter.register_structure_hook_func(lambda kind: kind == Mapping[str, int], counters)
+    # A hello without proofs is written as in version 1.0.
+    converter.register_unstructure_hook(Hello, make_dict_unstructure_fn(Hello, converter, _cattrs_omit_if_default=True))
     converter.register_structure_hook_factory(attrs.has, lambda cls: _from_object(cls, converter, strict))
     return converter
 

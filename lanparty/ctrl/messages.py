@@ -1,14 +1,18 @@
-"""The messages of the control plane, version 1.0.
+"""The messages of the control plane, version 1.1.
 
 Owns: the fields of each message and their bounds. A message object cannot hold a value that the schema forbids.
 Must not know: how messages become bytes (``codec.py``), and what they mean together (``validate.py``).
 
 On the wire each is a JSON object ``{"type": TYPE, FIELD: value, ...}``; enumerations are their strings, a version is
-``{"major": 1, "minor": 0}``. All text is bounded and free of control characters, because it is shown on terminals.
+``{"major": 1, "minor": 1}``, bytes are base64 (RFC 4648 section 4). All text is bounded and free of control characters,
+because it is shown on terminals.
 
     endpoint -> relay    hello, once and first
     relay -> endpoint    welcome or reject, once; then peer-joined, peer-left
     both ways            heartbeat, stats, disconnect
+
+Minor version 1 added the proofs of a hello, and with them takeover and room passwords. A hello without them, from an
+endpoint of version 1.0, is understood; a relay of version 1.0 passes over them.
 """
 
 from __future__ import annotations
@@ -24,12 +28,17 @@ from lanparty.obs.text import is_clean
 from lanparty.proto.mtu import MIN_TAP_MTU
 
 __all__ = [
+    "CLOSE_TAKEN_OVER",
+    "KEY_SIZE",
     "MAX_DISPLAY_NAME",
     "MAX_EFFECTIVE_MTU",
     "MAX_MEMBERS",
     "MAX_TEXT",
     "MIN_EFFECTIVE_MTU",
     "PROTOCOL",
+    "ROOM_KEYS_SINCE",
+    "SIGNATURE_SIZE",
+    "TAKEN_OVER",
     "Disconnect",
     "Heartbeat",
     "Hello",
@@ -38,6 +47,7 @@ __all__ = [
     "MessageError",
     "PeerJoined",
     "PeerLeft",
+    "Proof",
     "ProtocolVersion",
     "Reject",
     "RejectCode",
@@ -60,6 +70,14 @@ MIN_EFFECTIVE_MTU: Final = MIN_TAP_MTU
 """Bytes of IP packet."""
 MAX_EFFECTIVE_MTU: Final = 9000
 """Bytes of IP packet: jumbo frames, the largest frame of ``lanparty.proto.ethernet``."""
+KEY_SIZE: Final = 32
+SIGNATURE_SIZE: Final = 64
+"""Bytes of an Ed25519 public key and of a signature (RFC 8032 section 5.1)."""
+TAKEN_OVER: Final = "taken-over"
+"""The code of a disconnect: another session of the same identity has this member's place now. Whoever hears it must not
+come back by itself, or two programs with one identity would put each other out for ever."""
+CLOSE_TAKEN_OVER: Final = 3
+"""The same as an application code of CONNECTION_CLOSE, where the disconnect was lost."""
 MAX_NUMBER: Final = 2**63 - 1
 """The largest integer of any field: what every other language's JSON library can hold, too."""
 
@@ -93,6 +111,16 @@ def _whole(low: int, high: int) -> _Validator:
     def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if type(value) is not int or not low <= value <= high:
             raise MessageError(f"{attribute.name} must be a whole number from {low} to {high}")
+
+    return check
+
+
+def _octets(size: int) -> _Validator:
+    """Exactly ``size`` bytes."""
+
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if type(value) is not bytes or len(value) != size:
+            raise MessageError(f"{attribute.name} must be {size} bytes in base64")
 
     return check
 
@@ -137,6 +165,8 @@ class RejectCode(StrEnum):
     GATEWAY_PRESENT = "gateway-present"
     ROOM_FULL = "room-full"
     TOO_MANY_ROOMS = "too-many-rooms"
+    TOO_MANY_TRIES = "too-many-tries"
+    """Too many different rooms were asked for from one address: again later."""
     MTU_TOO_SMALL = "mtu-too-small"
     SHUTTING_DOWN = "shutting-down"
     FRAME_TOO_LARGE = "frame-too-large"
@@ -166,8 +196,18 @@ class ProtocolVersion:
         return f"{self.major}.{self.minor}"
 
 
-PROTOCOL: Final = ProtocolVersion(1, 0)
+PROTOCOL: Final = ProtocolVersion(1, 1)
 """The version spoken here."""
+ROOM_KEYS_SINCE: Final = ProtocolVersion(1, 1)
+"""A relay of an older version does not know room keys: it would put everybody who has the room code into one room."""
+
+
+@attrs.frozen
+class Proof:
+    """A public key, and a signature of its owner over what ``lanparty.ctrl.proof`` says."""
+
+    key: bytes = attrs.field(validator=_octets(KEY_SIZE))
+    signature: bytes = attrs.field(validator=_octets(SIGNATURE_SIZE))
 
 
 @attrs.frozen
@@ -185,6 +225,10 @@ class Hello:
     """Bytes of the largest overlay datagram that the endpoint's connection carries now."""
     display_name: str = attrs.field(validator=_text(MAX_DISPLAY_NAME))
     software: str = attrs.field(validator=_text(MAX_DISPLAY_NAME))
+    identity: Proof | None = None
+    """Who this is, so that it can take its own place over when it comes back; None from older software."""
+    room_key: Proof | None = None
+    """That the sender knows the room's password; None for a room without one."""
 
 
 @attrs.frozen

@@ -6,8 +6,10 @@ A packet's way (the connection ids that we choose are 8 bytes)::
     long header      parsed; a connection id that is known -> connection
       other version  answered with Version Negotiation when it is a full-size packet (RFC 9000 section 6.1)
       not Initial, under 1200 bytes, connection id under 8 bytes -> dropped (sections 14.1, 7.2)
-      Initial        pressure or no room, and no token -> Retry        about 10 us, no state
+      Initial        pressure or no room, and no token -> Retry        about 20 us, no state
                      no room, token good -> refused                    one small packet, no state
+                     too many half open, in all or of this proven address, or too many handshakes of this address
+                     lately -> dropped, it will come again
                      else a connection; forgotten at once if its first packet does not decrypt
 
 Owns: who gets state here. Must not know: sockets, trio, rooms. Time is an argument.
@@ -65,10 +67,24 @@ class EndpointLimits:
     """Per IPv4 address, or per /64 of IPv6: a LAN party behind one NAT, but not everyone."""
     half_open: int = 512
     """Connections whose handshake is not complete: about 45 MiB, freed after the deadline."""
-    retry_above: int = 64
-    """From so many half-open connections on, an Initial must prove its address by a Retry first."""
+    half_open_per_address: int = 64
+    """Of those, the ones from one IPv4 address or /64 that was proven by a Retry: one address cannot keep the others
+    out. The unproven ones, at most ``retry_above``, do not count: who writes a player's address on them must not keep
+    that player out."""
+    retry_above: int = 16
+    """From so many half-open connections on, an Initial must prove its address by a Retry first. The first ones of a
+    flood come in one batch, and each costs 1 to 2 ms in which members wait; for players a Retry is one round trip."""
     handshake_deadline: float = HANDSHAKE_TIMEOUT
     """Seconds."""
+    handshakes_per_second: float = 32.0
+    handshakes_at_once: int = 128
+    """Of one address. Each costs 1 to 2 ms, so somebody who connects again and again costs the members no more than 5 %
+    of a core; a whole LAN party that comes back at once is let in at once."""
+
+
+_MAX_ADDRESSES = 4096
+"""Addresses whose handshakes are counted, the one that came first forgotten first: as many as there are connections,
+about 0.5 MiB. Who has more can only be held off by the other limits."""
 
 
 class ConnectionTable(Engine):
@@ -95,14 +111,19 @@ class ConnectionTable(Engine):
             on_deadline=on_deadline,
         )
         self.accepting = True
-        self._configuration = configuration
+        self.configuration = configuration
+        """Of connections that begin from now on."""
         self._limits = limits
         self._on_connection = on_connection
         self._random_bytes = random_bytes
         self._tokens = RetryTokens()
         self._by_id: dict[bytes, Connection] = {}
-        self._half_open: set[Connection] = set()
+        self._half_open: dict[Connection, str | bytes | None] = {}
+        """With the address that was proven, if it was."""
+        self._proven_half_open: Counter[str | bytes] = Counter()
         self._per_address: Counter[str | bytes] = Counter()
+        self._arrivals: dict[str | bytes, float] = {}
+        """By address, when its budget of handshakes is whole again: each moves that by the time between two."""
         self._address_of: dict[Connection, str | bytes] = {}
         self._forgeries = 0.0
         self._forgeries_at = 0.0
@@ -132,6 +153,13 @@ class ConnectionTable(Engine):
             self._stranger_untrusted(packet, header, path, now)
         return connection
 
+    def sender_of_untrusted(self, packet: bytes) -> Connection | None:
+        """Give the connection whose id a short-header packet bears, once its handshake is complete."""
+        if not packet or packet[0] & _LONG_HEADER:
+            return None
+        connection = self._by_id.get(packet[1 : 1 + CONNECTION_ID_SIZE])
+        return connection if connection is not None and connection.established else None
+
     def _stranger_untrusted(self, packet: bytes, header: QuicHeader, path: UdpPath, now: float) -> None:
         """Decide about a long-header packet that is for no connection."""
         if len(packet) < UDP_PAYLOAD:
@@ -151,6 +179,7 @@ class ConnectionTable(Engine):
 
     def _initial_untrusted(self, packet: bytes, header: QuicHeader, path: UdpPath, now: float) -> None:
         refusal = self._refusal(path)
+        too_often = self._comes_too_often(path, now)
         original_id, retry_id = header.destination_cid, None
         if header.token:
             proven = self._tokens.check_untrusted(path.remote, header.destination_cid, header.token, now)
@@ -160,14 +189,18 @@ class ConnectionTable(Engine):
                 self.counters["dropped_bad_token"] += 1
                 return
             original_id, retry_id = proven, header.destination_cid
-        elif refusal is not None or self._under_pressure(now):
+        elif refusal is not None or too_often or self._under_pressure(now):
             self._retry(header, path, now)
             return
         if refusal is not None:
             self.counters["refused"] += 1
             self.transmit(path, [encode_initial_close(header, QuicErrorCode.CONNECTION_REFUSED, refusal)])
             return
-        if len(self._half_open) >= self._limits.half_open:
+        if too_often:
+            self.counters["dropped_too_often"] += 1  # No answer, as below.
+            return
+        proven_half_open = self._proven_half_open[address_key(path)] if header.token else 0
+        if len(self._half_open) >= self._limits.half_open or proven_half_open >= self._limits.half_open_per_address:
             self.counters["dropped_half_open"] += 1  # No answer: the client tries again in 0.2 s, and so on.
             return
         self._accept_untrusted(packet, header.destination_cid, original_id, retry_id, path, now)
@@ -176,7 +209,7 @@ class ConnectionTable(Engine):
         self, packet: bytes, first_id: bytes, original_id: bytes, retry_id: bytes | None, path: UdpPath, now: float
     ) -> None:
         quic = Quic(
-            configuration=self._configuration,
+            configuration=self.configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
         )
@@ -192,8 +225,11 @@ class ConnectionTable(Engine):
             return  # aioquic raised on its first packet; counted as hostile_input or internal_error
         self.counters["accepted"] += 1
         self.connections.add(connection)
-        self._half_open.add(connection)
         address = address_key(path)
+        self._note_arrival(address, now)
+        self._half_open[connection] = None if retry_id is None else address
+        if retry_id is not None:
+            self._proven_half_open[address] += 1
         self._address_of[connection] = address
         self._per_address[address] += 1
         # The client's own choice stays in the table as long as the connection: a late copy of its first packet must not
@@ -218,6 +254,20 @@ class ConnectionTable(Engine):
             return "too many connections from this address"
         return None
 
+    def _comes_too_often(self, path: UdpPath, now: float) -> bool:
+        limits = self._limits
+        whole_at = self._arrivals.get(address_key(path), now)
+        return whole_at - now > (limits.handshakes_at_once - 1) / limits.handshakes_per_second
+
+    def _note_arrival(self, address: str | bytes, now: float) -> None:
+        whole_at = max(now, self._arrivals.pop(address, now)) + 1 / self._limits.handshakes_per_second
+        while self._arrivals:
+            oldest, at = next(iter(self._arrivals.items()))
+            if at > now and len(self._arrivals) < _MAX_ADDRESSES:
+                break
+            del self._arrivals[oldest]
+        self._arrivals[address] = whole_at
+
     def _under_pressure(self, now: float) -> bool:
         return len(self._half_open) + self._recent_forgeries(now) >= self._limits.retry_above
 
@@ -229,7 +279,7 @@ class ConnectionTable(Engine):
     def connected(self, connection: Connection) -> None:
         """Tell the relay of a complete handshake."""
         super().connected(connection)
-        self._half_open.discard(connection)
+        self._leave_half_open(connection)
         self._on_connection(connection)
 
     def release(self, connection: Connection) -> None:
@@ -238,12 +288,19 @@ class ConnectionTable(Engine):
         for connection_id in connection.connection_ids:
             if self._by_id.get(connection_id) is connection:
                 del self._by_id[connection_id]
-        self._half_open.discard(connection)
+        self._leave_half_open(connection)
         address = self._address_of.pop(connection, None)
         if address is not None:
             self._per_address[address] -= 1
             if not self._per_address[address]:
                 del self._per_address[address]
+
+    def _leave_half_open(self, connection: Connection) -> None:
+        address = self._half_open.pop(connection, None)
+        if address is not None:
+            self._proven_half_open[address] -= 1
+            if not self._proven_half_open[address]:
+                del self._proven_half_open[address]
 
     def add_connection_id(self, connection: Connection, connection_id: bytes) -> None:
         """Route packets for ``connection_id`` to ``connection``."""

@@ -15,8 +15,10 @@ from typing import Generic, TypeVar
 import attrs
 
 from lanparty.ctrl.messages import Hello
+from lanparty.relay.admission import Tries
 from lanparty.relay.guard import Guard
-from lanparty.relay.rooms import Admitted, MemberState, Refused, Rooms
+from lanparty.relay.levels import GuardSettings
+from lanparty.relay.rooms import Admitted, MemberState, Refused, Room, Rooms
 from lanparty.relay.switch import FrameWatch, Outlet, Port, Switch
 from lanparty.relay.tally import Pacer, PortTally
 
@@ -41,15 +43,23 @@ class Hub(Generic[SessionT]):
     rooms: Rooms
     watch: FrameWatch | None = None
     """The frame log; None when it is off."""
+    guards: GuardSettings = attrs.field(factory=GuardSettings)
+    """How strictly which room is guarded."""
     refused: Counter[str] = attrs.field(factory=Counter)
     """Refusals by reject code."""
     refusals: Pacer = attrs.field(factory=Pacer)
     """Which refusals a person hears of, by host and reject code."""
+    tries: Tries = attrs.field(init=False)
+    """Which rooms an address may ask for."""
     departed: PortTally = attrs.field(factory=PortTally)
     """The sum over the rooms that closed."""
     sessions: dict[MemberState, SessionT] = attrs.field(factory=dict)
     """Who speaks for each member."""
-    _switches: dict[str, Switch] = attrs.field(factory=dict, init=False)
+    _switches: dict[Room, Switch] = attrs.field(factory=dict, init=False)
+
+    @tries.default
+    def _default_tries(self) -> Tries:
+        return Tries(self.rooms.limits.room_tries)
 
     def join(self, hello: Hello, session: SessionT, outlet: Outlet, address: str) -> Joined | Refused:
         """Admit the sender of ``hello`` (checked by ``lanparty.ctrl.validate``) and connect it, or say why not."""
@@ -60,11 +70,16 @@ class Hub(Generic[SessionT]):
             return result
         member = result.member
         room = member.room
-        switch = self._switches.get(room.code)
+        switch = self._switches.get(room)
         if switch is None:
-            switch = Switch(room=room, guard=Guard(room.effective_mtu, room.by_mac), watch=self.watch)
-            self._switches[room.code] = switch
+            guard = Guard(self.guards.policy(room.code), room.effective_mtu, room.by_mac)
+            switch = Switch(room=room, guard=guard, watch=self.watch)
+            self._switches[room] = switch
         self.sessions[member] = session
+        if room.gateway is not None:
+            # Whoever comes to a gateway is its guest, and so is whoever was waiting for the one that comes.
+            for guest in room.members.values() if member.is_gateway else (member,):
+                self.tries.welcome(guest.identity, room.name)
         return Joined(result, switch, switch.add(member, outlet))
 
     def leave(self, joined: Joined) -> bool:
@@ -74,14 +89,22 @@ class Hub(Generic[SessionT]):
         joined.switch.remove(joined.port)
         if not self.rooms.leave(member):
             return False
-        del self._switches[member.room.code]
+        del self._switches[member.room]
         self.departed.add(joined.switch.departed)
         return True
+
+    def guard_by(self, guards: GuardSettings) -> None:
+        """Guard all rooms by ``guards`` from now on, those that are open included."""
+        self.guards = guards
+        for room, switch in self._switches.items():
+            policy = guards.policy(room.code)
+            if policy != switch.guard.policy:
+                switch.guard.change(policy)
 
     def total(self) -> PortTally:
         """The counters of the relay since it started."""
         return PortTally.sum([self.departed, *(switch.total() for switch in self._switches.values())])
 
     def room_total(self, code: str) -> PortTally:
-        """The counters of one open room since it opened. Raises KeyError for a room that is not open."""
-        return self._switches[code].total()
+        """The counters of one open room without a password, since it opened. Raises KeyError if it is not open."""
+        return self._switches[self.rooms.by_name[code, None]].total()

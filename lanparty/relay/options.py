@@ -13,9 +13,12 @@ from typing import Final
 import attrs
 
 from lanparty.cli.options import IntRange, ListenAddress, Parser, parse_listen, program
+from lanparty.cli.privileges import User, find_user
 from lanparty.ctrl.messages import MAX_MEMBERS
 from lanparty.obs.errors import UsageError
 from lanparty.proto.mtu import DEFAULT_TAP_MTU, MIN_TAP_MTU
+from lanparty.relay.guard_options import add_guard_options, guard_settings
+from lanparty.relay.levels import GuardSettings
 from lanparty.relay.rooms import RoomLimits
 
 __all__ = ["DEFAULT_STATS_INTERVAL", "PROGRAM", "RelaySettings", "build_parser", "settings_from"]
@@ -25,6 +28,8 @@ DEFAULT_LISTEN: Final = "443/udp"
 DEFAULT_STATS_INTERVAL: Final = 60
 """Seconds: a line a minute is 1440 a day."""
 MAX_ROOMS: Final = 65535
+MAX_ROOM_TRIES: Final = 1024
+"""Each is remembered for each address: about 100 bytes of the relay's memory."""
 MAX_STATS_INTERVAL: Final = 86400
 MAX_NAME: Final = 253
 """Characters of a DNS name (RFC 1035 section 2.3.4)."""
@@ -44,6 +49,10 @@ class RelaySettings:
     stats_interval: int
     """Seconds between statistics events; 0: none."""
     frame_log: bool
+    user: User | None = None
+    """Whom to become when the sockets are bound; None: whoever started the relay."""
+    guards: GuardSettings = attrs.field(factory=GuardSettings)
+    """How strictly which room is guarded."""
 
 
 def build_parser() -> Parser:
@@ -74,6 +83,9 @@ def build_parser() -> Parser:
     )
     network.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate of any CA with its chain, PEM")
     network.add_argument("--tls-key", type=Path, metavar="FILE", help="private key of --tls-cert, PEM")
+    network.add_argument(
+        "--user", metavar="NAME", help="become this user when the sockets are bound; for a relay that root starts"
+    )
     rooms = parser.add_argument_group("rooms")
     rooms.add_argument(
         "--max-clients-per-room",
@@ -87,7 +99,22 @@ def build_parser() -> Parser:
         type=IntRange(1, MAX_ROOMS),
         default=RoomLimits().max_rooms,
         metavar="N",
-        help="rooms at the same time (default: %(default)s)",
+        help="rooms with a gateway at the same time (default: %(default)s)",
+    )
+    rooms.add_argument(
+        "--max-waiting-rooms",
+        type=IntRange(0, MAX_ROOMS),
+        default=RoomLimits().max_waiting_rooms,
+        metavar="N",
+        help="rooms that players opened and that have no gateway (default: %(default)s)",
+    )
+    rooms.add_argument(
+        "--room-tries",
+        type=IntRange(0, MAX_ROOM_TRIES),
+        default=RoomLimits().room_tries,
+        metavar="N",
+        help="different rooms that one address may ask for at once, then one more a minute, so that nobody guesses "
+        "room codes; 0: any number (default: %(default)s)",
     )
     rooms.add_argument(
         "--room-mtu",
@@ -102,6 +129,7 @@ def build_parser() -> Parser:
         action="store_false",
         help="never cut frames in pieces: a room's MTU is then what its first member's connection carries whole",
     )
+    add_guard_options(parser)
     parser.add_argument(
         "--stats-interval",
         type=IntRange(0, MAX_STATS_INTERVAL),
@@ -140,6 +168,8 @@ def settings_from(options: argparse.Namespace) -> RelaySettings:
         limits=RoomLimits(
             max_clients_per_room=options.max_clients_per_room,
             max_rooms=options.max_rooms,
+            max_waiting_rooms=options.max_waiting_rooms,
+            room_tries=options.room_tries,
             room_mtu=options.room_mtu,
             fragments=options.fragments,
         ),
@@ -148,6 +178,8 @@ def settings_from(options: argparse.Namespace) -> RelaySettings:
         certificate=None if cert is None or key is None else (cert, key),
         stats_interval=options.stats_interval,
         frame_log=options.frame_log,
+        user=None if options.user is None else find_user(options.user),
+        guards=guard_settings(options),
     )
 
 

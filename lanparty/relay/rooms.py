@@ -3,23 +3,38 @@
 Owns: the rooms, their members, peer ids, the effective MTU of a room, the limits, and the sentence that a refused
 person reads. Must not know: connections, frames, time, how a message is spelled on the wire.
 
+A room's name is its code and, where it has a password, the public key that follows from that (``lanparty.ctrl.proof``).
+Who has the wrong password names another room, which is empty: to the relay, and to whoever guesses, that is the same as
+a room that is not there, because it is one.
+
 One admission, in this order; the first "no" is the answer:
 
-1. the room exists, or may be opened (``max_rooms``);
-2. the role is free: one gateway per room, ``max_clients_per_room`` clients;
-3. the virtual MAC is free in this room (the same MAC in another room is another machine, and none of our business);
-4. the endpoint carries datagrams of a useful size, and the room's effective MTU. The first member fixes the MTU; it
+1. the endpoint carries datagrams of a useful size, and the room's effective MTU. The first member fixes the MTU; it
    never changes while the room lives, because nobody can change the MTU of a running TAP without breaking the games
    on it;
+2. the room exists, or may be opened: rooms with a gateway up to ``max_rooms``, and beside them rooms that clients
+   opened and that wait for a gateway up to ``max_waiting_rooms``, so that strangers cannot keep hosts out;
+3. the role is free: one gateway per room, ``max_clients_per_room`` clients;
+4. the virtual MAC is free in this room (the same MAC in another room is another machine, and none of our business);
 5. a peer id is taken: unique in the room, and not given to the next one who comes (``_take_peer_id``).
 
-Nothing is changed by an admission that ends in a refusal. ``Refused.holder`` names the member that is in the way, so
-that the session layer can find out whether that member still lives (``session.py``).
+Nothing is changed by an admission that ends in a refusal. ``Refused.holder`` names the member that is in the way, and
+``Refused.remedy`` says what the session layer may do about it (``session.py``):
+
+=====================================  =====================================================================
+the member in the way                  remedy
+=====================================  =====================================================================
+has proven the newcomer's identity     TAKE_OVER: it is the newcomer's own earlier session
+a client that proved another identity  NONE: the MAC is that identity's while it is here, silent or not
+a client without identity              ASK for a sign of life (decision 0009)
+a gateway of another identity          ASK: a gateway that is started again has another one (decision 0019)
+=====================================  =====================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum, auto
 
 import attrs
 
@@ -28,10 +43,18 @@ from lanparty.ctrl.validate import MIN_DATAGRAM_BUDGET
 from lanparty.proto.mac import MacAddress, format_mac
 from lanparty.proto.mtu import DEFAULT_TAP_MTU, MIN_TAP_MTU, tap_mtu_for
 
-__all__ = ["Admitted", "MemberState", "Refused", "Room", "RoomLimits", "Rooms"]
+__all__ = ["Admitted", "MemberState", "Refused", "Remedy", "Room", "RoomLimits", "RoomName", "Rooms", "room_name"]
 
 MAX_PEER_ID = 0xFFFF
 """Peer ids travel as u16 in the overlay header; 0 means "the relay"."""
+
+RoomName = tuple[str, bytes | None]
+"""Canonical room code, and the public key of the room's password, 32 bytes; None for a room without one."""
+
+
+def room_name(hello: Hello) -> RoomName:
+    """Give the name of the room that ``hello`` (checked, its proofs verified) asks for."""
+    return hello.room, None if hello.room_key is None else hello.room_key.key
 
 
 @attrs.frozen
@@ -41,7 +64,12 @@ class RoomLimits:
     max_clients_per_room: int = 32
     """A broadcast costs one datagram per member: 32 clients keep a chatty game within a home uplink's reach."""
     max_rooms: int = 256
-    """Rooms are opened by whoever asks: this bounds what strangers can make us keep."""
+    """Rooms with a gateway: this bounds what strangers can make us keep."""
+    max_waiting_rooms: int = 64
+    """Rooms without one that clients may open. A guessed room code opens such a room, and so does a player who is there
+    before the host: a quarter of the rooms is more players than that, and not what hosts need."""
+    room_tries: int = 32
+    """Different rooms that one address may ask for at once (``admission.Tries``); 0: any number."""
     room_mtu: int = DEFAULT_TAP_MTU
     """Largest TAP MTU of a room, in bytes of IP packet."""
     fragments: bool = True
@@ -61,6 +89,8 @@ class MemberState:
     address: str
     """Where the endpoint connected from, for the log of the relay's operator. Other members never see it."""
     room: Room
+    identity: bytes | None = None
+    """The public key that it proved to have; None from older software."""
 
     @property
     def is_gateway(self) -> bool:
@@ -84,12 +114,19 @@ class Room:
     code: str
     effective_mtu: int
     fragments: bool
+    key: bytes | None = None
+    """The public key of its password; None without one."""
     members: dict[int, MemberState] = attrs.field(factory=dict)
     """By peer id, in the order of admission."""
     by_mac: dict[bytes, MemberState] = attrs.field(factory=dict)
     """The clients, by raw virtual MAC."""
     gateway: MemberState | None = None
     _last_peer_id: int = 0
+
+    @property
+    def name(self) -> RoomName:
+        """What it is found by."""
+        return self.code, self.key
 
     def others(self, member: MemberState) -> Iterator[MemberState]:
         """Everyone in the room but ``member``."""
@@ -118,6 +155,7 @@ class Room:
             software=hello.software,
             address=address,
             room=self,
+            identity=None if hello.identity is None else hello.identity.key,
         )
         self.members[member.peer_id] = member
         if member.is_gateway:
@@ -149,6 +187,16 @@ class Admitted:
     """The members who were there already, as the welcome lists them."""
 
 
+class Remedy(Enum):
+    """What may be done about a member that is in the way."""
+
+    NONE = auto()
+    ASK = auto()
+    """Ask it for a sign of life, and take it out when none comes."""
+    TAKE_OVER = auto()
+    """Take it out at once."""
+
+
 @attrs.frozen
 class Refused:
     """The endpoint stays outside; ``text`` is one sentence for the person in front of it."""
@@ -157,70 +205,79 @@ class Refused:
     text: str
     holder: MemberState | None = None
     """The member that holds what was asked for (the MAC, the gateway's place), where it is one."""
+    remedy: Remedy = Remedy.NONE
 
 
 @attrs.define(eq=False)
 class Rooms:
-    """All rooms of one relay: at most ``limits.max_rooms``, each with at most ``max_clients_per_room`` + 1 members."""
+    """All rooms of one relay: at most ``max_rooms`` with a gateway, and ``max_waiting_rooms`` that clients opened.
+
+    A room whose gateway left stays while it has clients, and counts as waiting: it may be one too many of those, but
+    all rooms together are at most the sum of the two. Each has at most ``max_clients_per_room`` + 1 members.
+    """
 
     limits: RoomLimits = attrs.field(factory=RoomLimits)
-    by_code: dict[str, Room] = attrs.field(factory=dict)
+    by_name: dict[RoomName, Room] = attrs.field(factory=dict)
+    housed: int = attrs.field(default=0, init=False)
+    """Rooms with a gateway now."""
 
     def __len__(self) -> int:
-        return len(self.by_code)
+        return len(self.by_name)
 
     @property
     def member_count(self) -> int:
         """How many members there are in all rooms."""
-        return sum(len(room.members) for room in self.by_code.values())
+        return sum(len(room.members) for room in self.by_name.values())
 
     def admit(self, hello: Hello, budget: int, address: str) -> Admitted | Refused:
         """Let the sender of ``hello`` in, or say why not.
 
         ``hello`` has passed ``lanparty.ctrl.validate.check_hello``: its room code is canonical and its MAC is fit for
-        a client. ``budget`` is the largest overlay datagram, in bytes, that travels both ways between the endpoint and
-        this relay now. ``address`` is for the operator's log.
+        a client; and its proofs hold (``lanparty.ctrl.proof``). ``budget`` is the largest overlay datagram, in bytes,
+        that travels both ways between the endpoint and this relay now. ``address`` is for the operator's log.
         """
-        room = self.by_code.get(hello.room)
+        name = room_name(hello)
+        room = self.by_name.get(name)
         mac = b"" if hello.virtual_mac is None else MacAddress.parse(hello.virtual_mac).octets
-        refused = self._refuse_place(hello, mac, room) or self._refuse_mtu(hello, budget, room)
+        refused = self._refuse_mtu(hello, budget, room) or self._refuse_place(hello, mac, room)
         if refused is not None:
             return refused
         opened = room is None
         if room is None:
-            room = Room(code=hello.room, effective_mtu=self._mtu_for(budget), fragments=self.limits.fragments)
-            self.by_code[room.code] = room
+            code, key = name
+            room = Room(code=code, key=key, effective_mtu=self._mtu_for(budget), fragments=self.limits.fragments)
+            self.by_name[name] = room
         others = tuple(other.as_member() for other in room.members.values())
+        self.housed += hello.role is Role.GATEWAY
         return Admitted(room.add(hello, mac, address), opened, others)
 
     def leave(self, member: MemberState) -> bool:
         """Take ``member`` out of its room; True when that closed the room. Leaving twice does nothing."""
         room = member.room
-        if not room.remove(member) or room.members:
+        if not room.remove(member):
             return False
-        del self.by_code[room.code]
+        self.housed -= member.is_gateway
+        if room.members:
+            return False
+        del self.by_name[room.name]
         return True
 
     def _refuse_place(self, hello: Hello, mac: bytes, room: Room | None) -> Refused | None:
         """Whether there is no place for this role or this MAC; None when there is."""
         limits = self.limits
-        if room is None:
-            if len(self.by_code) < limits.max_rooms:
-                return None
-            return Refused(
-                RejectCode.TOO_MANY_ROOMS,
-                f"This relay already serves {limits.max_rooms} rooms, which is its limit; try again later, "
-                "or ask its operator to raise --max-rooms.",
-            )
         if hello.role is Role.GATEWAY:
-            if room.gateway is None:
-                return None
-            return Refused(
-                RejectCode.GATEWAY_PRESENT,
-                f"Room {room.code} already has a gateway ({_who(room.gateway)}); a room has one house, so stop that "
-                "gateway first or choose another room code.",
-                room.gateway,
-            )
+            holder = None if room is None else room.gateway
+            if holder is not None:
+                return Refused(
+                    RejectCode.GATEWAY_PRESENT,
+                    f"Room {hello.room} already has a gateway ({_who(holder)}); a room has one house, so stop that "
+                    "gateway first or choose another room code.",
+                    holder,
+                    _remedy(holder, hello),
+                )
+            return None if self._has_room_for(hello.role, room) else _too_many_rooms(limits.max_rooms)
+        if room is None:
+            return None if self._has_room_for(hello.role, room) else _too_many_rooms(limits.max_waiting_rooms)
         holder = room.by_mac.get(mac)
         if holder is not None:
             return Refused(
@@ -228,6 +285,7 @@ class Rooms:
                 f"The virtual MAC {format_mac(mac)} is already in room {room.code} ({_who(holder)}); if two clients "
                 "share one identity file, give each its own with --identity.",
                 holder,
+                _remedy(holder, hello),
             )
         if len(room.by_mac) >= limits.max_clients_per_room:
             return Refused(
@@ -236,6 +294,15 @@ class Rooms:
                 f"{limits.max_clients_per_room} per room (--max-clients-per-room).",
             )
         return None
+
+    def _has_room_for(self, role: Role, room: Room | None) -> bool:
+        """Whether the relay has a place for a room with a gateway, or for one more that waits for its gateway."""
+        limits = self.limits
+        if room is None and len(self.by_name) >= limits.max_rooms + limits.max_waiting_rooms:
+            return False
+        if role is Role.GATEWAY:
+            return self.housed < limits.max_rooms
+        return len(self.by_name) - self.housed < limits.max_waiting_rooms
 
     def _mtu_for(self, budget: int) -> int:
         """The effective MTU that a first member with this budget gives to its room, in bytes of IP packet."""
@@ -264,6 +331,24 @@ class Rooms:
             f"Room {hello.room} needs an MTU of {needs} bytes, and this connection carries only {carries}; "
             "frames are not cut in pieces here, because the relay runs with --no-fragments.",
         )
+
+
+def _remedy(holder: MemberState, hello: Hello) -> Remedy:
+    """Give what may be done about ``holder``, which is in the way of ``hello``'s sender: see the module's table."""
+    if holder.identity is not None and hello.identity is not None and holder.identity == hello.identity.key:
+        return Remedy.TAKE_OVER
+    if holder.identity is None or holder.is_gateway:
+        return Remedy.ASK
+    return Remedy.NONE
+
+
+def _too_many_rooms(limit: int) -> Refused:
+    option = "--max-rooms for rooms with a gateway, --max-waiting-rooms for others"
+    return Refused(
+        RejectCode.TOO_MANY_ROOMS,
+        f"This relay already serves {limit} rooms of this kind, which is its limit; try again later, or ask its "
+        f"operator to raise it ({option}).",
+    )
 
 
 def _who(member: MemberState) -> str:

@@ -3,11 +3,13 @@
 A session's life::
 
     1. hello within 5 s          else: reject, and close when the text has arrived
-    2. checked, then admission   else: reject, as above. A member in the way that does not answer any more is taken out
+    2. checked, its proofs verified, a try of its address counted (``admission.py``), then admission; else: reject, as
+       above. A member in the way is taken out when it is the newcomer's own earlier session, or when it does not answer
     3. welcome; the others hear "peer joined"; the connection's datagrams go to the room's switch
     4. tasks: this one reads (heartbeats, stats, goodbye); a writer while there is something in the outbox. What time
        alone does is in ``look``, which one task calls for all sessions (``sessions.py``)
-    5. the first end counts: goodbye of the endpoint, silence, lost connection, broken rules, shutdown, evicted
+    5. the first end counts: goodbye of the endpoint, silence, lost connection, broken rules, shutdown, evicted, or
+       taken over
     6. off the switch and out of the room at once; the others hear "peer left"; our goodbye, then close
 
 Owns: the control stream of each endpoint, the order of these steps, the outbox.
@@ -16,6 +18,9 @@ Must not know: sockets, who may be admitted (``rooms.py``), where frames go (``s
 The outbox is what keeps a slow member from stopping others: whoever has something to tell it puts it there and goes on.
 Bound: ``OUTBOX`` messages. Policy: a member that lets it fill up is disconnected, because control messages may not be
 lost. Datagrams do not pass here: they have the connection's own bounded queue.
+
+Control messages of a member are counted, because each costs as much as some hundred frames: who sends more than
+``CONTROL_RATE`` a second breaks the rules.
 
 A task that waits costs about 3 KiB, and a relay has thousands of members that say nothing: hence one task for each.
 
@@ -35,8 +40,10 @@ import trio
 from lanparty.ctrl import codec
 from lanparty.ctrl.codec import ControlDecoder, ControlError, Unknown
 from lanparty.ctrl.messages import (
+    CLOSE_TAKEN_OVER,
     MAX_TEXT,
     PROTOCOL,
+    TAKEN_OVER,
     Disconnect,
     Heartbeat,
     Hello,
@@ -48,6 +55,7 @@ from lanparty.ctrl.messages import (
     Stats,
     Welcome,
 )
+from lanparty.ctrl.proof import is_proven_untrusted
 from lanparty.ctrl.validate import check_hello
 from lanparty.obs import events
 from lanparty.obs.log import log
@@ -55,8 +63,8 @@ from lanparty.obs.text import clean_text
 from lanparty.quic.connection import Closed, ConnectionLost, UdpPath
 from lanparty.quic.table import address_key
 from lanparty.relay.hub import Hub, Joined
-from lanparty.relay.rooms import MemberState, Refused
-from lanparty.relay.tally import BlockedReporter
+from lanparty.relay.rooms import MemberState, Refused, Remedy, room_name
+from lanparty.relay.tally import BlockedReporter, TokenBucket
 
 __all__ = ["CLOSE_OK", "FAREWELL", "RelayHub", "Session", "SessionConnection"]
 
@@ -73,6 +81,10 @@ FAREWELL: Final = 2.0
 them together take no longer."""
 OUTBOX: Final = 256
 """Messages. Everybody in a full room leaving and coming back is 66; a reader has a round trip to take them."""
+CONTROL_RATE: Final = 32
+CONTROL_BURST: Final = 1024
+"""Messages a second, and at once. A member has 2 a second to say while it looks for a lost path; a burst is what a path
+that was away may bring together, and less than one window of the control stream. A message costs us 20 to 50 us."""
 
 MAX_CLOSE_REASON: Final = 100
 """Characters of the reason in CONNECTION_CLOSE: even at 4 bytes each they fit the smallest packet."""
@@ -88,6 +100,10 @@ class SessionConnection(Protocol):
     @property
     def remote(self) -> tuple[str, int]:
         """The endpoint's address and port."""
+
+    @property
+    def binding(self) -> bytes:
+        """The TLS channel binding, 32 bytes."""
 
     @property
     def datagram_budget(self) -> int:
@@ -152,6 +168,7 @@ class Session:
         self._suspect = False
         self._proof: trio.Event | None = None
         self._blocked = BlockedReporter()
+        self._control = TokenBucket(CONTROL_RATE, CONTROL_BURST)
         self.stats: dict[str, int] = {}
         """The endpoint's own counters, as it last sent them."""
 
@@ -186,6 +203,14 @@ class Session:
         """Take the member out of its room now, and end the session."""
         self._finish(_End(reason, CLOSE_ENDED, Disconnect(code="evicted", reason=reason)))
         self._leave()
+
+    def be_taken_over(self) -> None:
+        """Make room for the same identity's new session, now. The endpoint is told, so that it does not come back."""
+        member = self.member
+        if member is not None:
+            reason = f"taken over by the same {'gateway' if member.is_gateway else 'player'}'s new session"
+            self._finish(_End(reason, CLOSE_TAKEN_OVER, Disconnect(code=TAKEN_OVER, reason=reason)))
+            self._leave()
 
     def look(self, now: float) -> float:
         """Do what is due at ``now`` by time alone: silence, pieces that never came, reports of blocked frames.
@@ -311,8 +336,21 @@ class Session:
         if deadline.cancelled_caught:
             self._reject(RejectCode.BAD_HELLO, f"No hello came within {HELLO_DEADLINE:g} s of connecting.")
             return
+        # Before anything is looked up: neither answer, nor the time until it comes, depends on what is in any room.
+        if not is_proven_untrusted(hello, self._connection.binding):
+            self._reject(RejectCode.BAD_HELLO, "A proof in this hello is not one for this connection and room.")
+            return
+        identity = None if hello.identity is None else hello.identity.key
+        host = address_key(UdpPath(self._connection.remote))
+        wait = self._hub.tries.wait(host, room_name(hello), identity, trio.current_time())
+        if wait:
+            self._reject(
+                RejectCode.TOO_MANY_TRIES,
+                f"Too many different rooms were asked for from this address; try again in {math.ceil(wait)} s.",
+            )
+            return
         refused = self._join(hello)
-        if refused is not None and refused.holder is not None and await self._make_room(refused.holder):
+        if refused is not None and await self._make_room(refused):
             refused = self._join(hello)
         if refused is not None:
             self._reject(refused.code, refused.text)
@@ -346,14 +384,19 @@ class Session:
             self._proof.set()
             self._proof = None
 
-    async def _make_room(self, holder: MemberState) -> bool:
-        """Take a member that does not answer any more out of the way; False when it lives.
+    async def _make_room(self, refused: Refused) -> bool:
+        """Take the member in the way out of it, if that may be; False when it stays.
 
         A client that was killed, or whose network changed, comes back at once, while its old session still hangs here.
         """
-        session = self._hub.sessions.get(holder)
+        if refused.holder is None or refused.remedy is Remedy.NONE:
+            return False
+        session = self._hub.sessions.get(refused.holder)
         if session is None or session is self:
             return True  # it left meanwhile
+        if refused.remedy is Remedy.TAKE_OVER:
+            session.be_taken_over()
+            return True
         if await session.prove_alive():
             return False
         session.evict("it did not answer any more when its place was asked for")
@@ -368,7 +411,13 @@ class Session:
         member = result.admitted.member
         room = member.room
         if result.admitted.opened:
-            log(events.ROOM_OPENED, room=room.code, mtu=room.effective_mtu, fragments=room.fragments)
+            log(
+                events.ROOM_OPENED,
+                room=room.code,
+                mtu=room.effective_mtu,
+                fragments=room.fragments,
+                password=room.key is not None,
+            )
         log(
             events.RELAY_MEMBER_JOINED,
             room=room.code,
@@ -430,7 +479,10 @@ class Session:
 
         Answers wait for a place in the outbox: who asks faster than it reads slows itself down, and nobody else.
         """
+        now = trio.current_time()
         for message in messages:
+            if not self._control.take(now):
+                raise ControlError(RejectCode.PROTOCOL.value, "A member may not send so many control messages.")
             match message:
                 case Heartbeat(reply=False):
                     await self._answer(Heartbeat(sequence=message.sequence, reply=True))

@@ -29,7 +29,10 @@ from lanparty.ctrl import codec
 from lanparty.ctrl.codec import ControlDecoder, Unknown
 from lanparty.ctrl.errors import ControlError
 from lanparty.ctrl.messages import (
+    CLOSE_TAKEN_OVER,
     PROTOCOL,
+    ROOM_KEYS_SINCE,
+    TAKEN_OVER,
     Disconnect,
     Heartbeat,
     Hello,
@@ -41,6 +44,7 @@ from lanparty.ctrl.messages import (
     Stats,
     Welcome,
 )
+from lanparty.ctrl.proof import prove
 from lanparty.ctrl.validate import check_member, check_welcome
 from lanparty.obs import events
 from lanparty.obs.errors import ConnectionFailedError, LanpartyError, RefusedError
@@ -78,6 +82,10 @@ STATS = 10.0
 
 GOODBYE = 1.0
 """Seconds at most for the relay to acknowledge our goodbye."""
+
+MOVE_PATIENCE = 2.0
+"""Seconds for the relay's answer on another way to it: four tries of QUIC's (0, 0.2, 0.6, 1.4 s). Together with a tick
+still below the 5 s of silence after which the relay gives us up."""
 
 
 @attrs.frozen
@@ -141,6 +149,31 @@ class Session:
         self._heard = 0.0
         self._flowing = False
         self._pause: trio.CancelScope | None = None
+        self._connection: Connection | None = None
+
+    @property
+    def local(self) -> str | None:
+        """This machine's IP address that the relay knows us by; None while frames do not flow."""
+        return self._connection.local_address[0].partition("%")[0] if self._connection is not None else None
+
+    async def move(self, address: str, reason: str) -> None:
+        """Go on by the way that leads to the relay's ``address`` now, which is another one, for this ``reason``.
+
+        The session goes on as it is; where it is not that far yet, or cannot, it ends, to be made anew at once.
+        """
+        connection = self._connection
+        if connection is None:
+            self.end(reason, at_once=True)
+            return
+        try:
+            with trio.move_on_after(MOVE_PATIENCE) as patience:
+                await self._port.on_connecting(address)
+                await connection.migrate()
+                log(events.UPLINK_MOVED, reason=reason, address=connection.local_address[0])
+        except (LanpartyError, ConnectionLost) as error:
+            self.end(f"{reason}, and: {error}", at_once=True)
+        if patience.cancelled_caught:
+            self.end(f"{reason}, and nothing comes back that way", at_once=True)
 
     def end(self, reason: str, *, at_once: bool = False, stopped: bool = False) -> None:
         """End the session from outside or inside; the first reason counts. Never waits."""
@@ -234,6 +267,7 @@ class Session:
         nursery.start_soon(self._guard, self._read, connection, early)
         self._heard = trio.current_time()
         self._flowing = True
+        self._connection = connection
         self._tunnel.send_echo(self._heard)
         self._on_admitted(connection, welcome)
 
@@ -249,7 +283,9 @@ class Session:
             self._fail(error)
 
     def _lost(self, closed: Closed) -> None:
-        if closed.timed_out:
+        if self.admitted and closed.by_peer and not closed.transport and closed.code == CLOSE_TAKEN_OVER:
+            self._fail(_taken_over())
+        elif closed.timed_out:
             self._over("the relay does not answer any more")
         else:
             self._over(f"the relay ended it ({closed.reason or f'code {closed.code}'})")
@@ -264,7 +300,7 @@ class Session:
     async def _admission(self, connection: Connection) -> tuple[Welcome, list[Message]]:
         """Say hello and take the answer; also gives the messages that came together with it."""
         settings = self._settings
-        hello = Hello(
+        plain = Hello(
             version=PROTOCOL,
             role=settings.role,
             room=settings.room,
@@ -273,6 +309,7 @@ class Session:
             display_name=settings.display_name,
             software=settings.software,
         )
+        hello = prove(plain, connection.binding, identity=settings.identity, room_key=settings.room_key)
         with trio.move_on_after(ADMISSION_TIMEOUT):
             await self._send(connection, hello)
             messages: list[Message] = []
@@ -280,6 +317,12 @@ class Session:
                 messages = await self._receive(connection)
             answer, *early = messages
             if isinstance(answer, Welcome):
+                if settings.room_key is not None and answer.version < ROOM_KEYS_SINCE:
+                    raise RefusedError(
+                        RejectCode.VERSION.value,
+                        f"The relay speaks protocol version {answer.version} and does not know room passwords: "
+                        "everybody with the room code would get in; update the relay, or leave the password out.",
+                    )
                 return check_welcome(answer, hello), early
             raise _not_admitted(answer)
         raise ConnectionFailedError(
@@ -337,6 +380,8 @@ class Session:
             case PeerLeft():
                 log(events.PEER_LEFT, peer=message.peer_id, reason=message.reason)
                 self._port.on_peer_left(message.peer_id)
+            case Disconnect(code=code) if code == TAKEN_OVER:
+                self._fail(_taken_over())
             case Disconnect():
                 self.end(f"the relay said goodbye ({message.reason or message.code})")
             case Reject():
@@ -414,6 +459,19 @@ class Session:
                 return
             connection.close(0, end.reason)
             await connection.wait_closed()
+
+
+def _taken_over() -> RefusedError:
+    """Give the failure of a session whose place another one with the same identity took.
+
+    Not worth another try: that would put the other one out in its turn. It cannot come from a session of this program's
+    own, because each is over here before the next one begins.
+    """
+    return RefusedError(
+        TAKEN_OVER,
+        "Another program with the same identity has taken this one's place in the room: run only one of them, or give "
+        "each an identity file of its own (--identity; a copied file is the same player).",
+    )
 
 
 def _not_admitted(answer: Message) -> LanpartyError:

@@ -1,3 +1,4 @@
+import base64
 import itertools
 import json
 import struct
@@ -5,12 +6,12 @@ from typing import Any
 
 import attrs
 import pytest
-from ctrl_corpus import HELLO, MESSAGES, WELCOME
+from ctrl_corpus import HELLO, MESSAGES, PROVEN_HELLO, WELCOME
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lanparty.ctrl.codec import MAX_FRAME, ControlDecoder, ControlError, Unknown, decode_untrusted, encode
-from lanparty.ctrl.messages import Heartbeat, MessageError, ProtocolVersion, Reject, RejectCode, Stats
+from lanparty.ctrl.messages import PROTOCOL, Heartbeat, MessageError, ProtocolVersion, Reject, RejectCode, Stats
 
 
 def framed(payload: bytes) -> bytes:
@@ -42,7 +43,7 @@ def test_there_and_back(message):
 def test_the_wire_form_of_a_hello():
     assert body_of(HELLO) == {
         "type": "hello",
-        "version": {"major": 1, "minor": 0},
+        "version": {"major": 1, "minor": 1},
         "role": "client",
         "room": "ROOM1",
         "virtual_mac": "02:00:00:00:00:01",
@@ -50,6 +51,43 @@ def test_the_wire_form_of_a_hello():
         "display_name": "player one",
         "software": "lanparty 0.1.0",
     }
+
+
+def test_the_wire_form_of_proofs():
+    body = body_of(PROVEN_HELLO)
+    assert body["identity"] == {"key": base64.b64encode(b"\1" * 32).decode(), "signature": "/" * 85 + "w=="}
+    assert body["room_key"]["signature"] == base64.b64encode(b"\4" * 64).decode()
+    assert decode(body | {"identity": None}).identity is None
+
+
+def test_a_hello_of_version_1_0_is_understood():
+    body = body_of(HELLO) | {"version": {"major": 1, "minor": 0}}
+    assert not {"identity", "room_key"} & body.keys()
+    assert decode(body) == attrs.evolve(HELLO, version=ProtocolVersion(1, 0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        5,
+        "AAAA",
+        [],
+        {},
+        {"key": "A" * 43 + "="},
+        {"key": "A" * 43 + "=", "signature": "A" * 86},
+        {"key": "A" * 43 + "=", "signature": "A" * 85 + "B=="},
+        {"key": "A" * 43 + "=", "signature": "A" * 84 + "-_=="},
+        {"key": "A" * 43 + "=", "signature": "A" * 84 + "\u00e9A=="},
+        {"key": "A" * 42 + "==", "signature": "A" * 86 + "=="},
+        {"key": None, "signature": "A" * 86 + "=="},
+        {"key": "A" * 43 + "=", "signature": "A" * 86 + "==", "curve": 1},
+    ],
+)
+@pytest.mark.parametrize("field", ["identity", "room_key"])
+def test_proofs_that_are_none(field, wrong):
+    with pytest.raises(ControlError) as caught:
+        decode(body_of(HELLO) | {field: wrong})
+    assert caught.value.code == "bad-hello"
 
 
 @given(st.lists(st.integers(0, 400), max_size=30))
@@ -209,6 +247,8 @@ def test_nothing_is_coerced(message):
                 assert type(value) is str  # a word that is not known here
                 continue
             # Python says True == 1 == 1.0; JSON text does not.
+            if value is None and path in (("identity",), ("room_key",)):
+                changed.pop(path[0])  # a proof that is not there is not written
             again = json.dumps(body_of(decoded), sort_keys=True)
             assert again == json.dumps(changed, sort_keys=True), (path, value)
 
@@ -216,7 +256,7 @@ def test_nothing_is_coerced(message):
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
 def test_every_field_is_needed(message):
     body = body_of(message)
-    for field in body.keys() - {"type"}:
+    for field in body.keys() - {"type", "identity", "room_key"}:
         shorter = {key: value for key, value in body.items() if key != field}
         if isinstance(message, Reject) and field == "version":
             assert decode(shorter) == message  # a reject is read whatever it says of its version
@@ -261,9 +301,9 @@ def test_extra_fields_of_our_minor_are_refused_and_of_a_newer_one_ignored(messag
     body = body_of(message) | {"colour": "red"}
     with pytest.raises(ControlError, match="unknown field, 'colour'"):
         decode(body)
-    newer = ProtocolVersion(1, 1)
-    assert decode(body | {"version": {"major": 1, "minor": 1}}) == attrs.evolve(message, version=newer)
-    assert decode(body | {"version": {"major": 1, "minor": 1, "patch": 3}}) == attrs.evolve(message, version=newer)
+    newer = ProtocolVersion(1, 2)
+    assert decode(body | {"version": {"major": 1, "minor": 2}}) == attrs.evolve(message, version=newer)
+    assert decode(body | {"version": {"major": 1, "minor": 2, "patch": 3}}) == attrs.evolve(message, version=newer)
 
 
 def test_extra_fields_of_other_messages_are_ignored():
@@ -282,7 +322,7 @@ def test_an_unknown_major_is_refused_with_both_versions_however_foreign_the_rest
         decode({"type": kind, "version": {"major": major, "minor": 3, "epoch": 1}, "who": ["knows"], "role": 5})
     assert caught.value.code == RejectCode.VERSION.value
     assert f"{major}.3" in caught.value.text
-    assert "1.0" in caught.value.text
+    assert str(PROTOCOL) in caught.value.text
     assert f"update {older}" in caught.value.text
 
 

@@ -1,6 +1,6 @@
 import attrs
 import pytest
-from ctrl_corpus import CLIENT, HELLO, MESSAGES, WELCOME
+from ctrl_corpus import CLIENT, HELLO, MESSAGES, PROVEN_HELLO, WELCOME
 
 from lanparty.ctrl import errors
 from lanparty.ctrl.codec import MAX_FRAME, encode
@@ -47,6 +47,9 @@ def test_every_type_has_its_own_name():
         (HELLO, {"datagram_budget": -1}),
         (HELLO, {"datagram_budget": 65536}),
         (HELLO, {"datagram_budget": True}),
+        (PROVEN_HELLO.identity, {"key": b"x" * 31}),
+        (PROVEN_HELLO.identity, {"signature": b"x" * 65}),
+        (PROVEN_HELLO.identity, {"key": "x" * 32}),
         (WELCOME, {"peer_id": 0}),
         (WELCOME, {"peer_id": 65536}),
         (WELCOME, {"effective_mtu": 575}),

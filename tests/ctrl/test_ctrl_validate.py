@@ -22,8 +22,8 @@ def test_a_hello_becomes_canonical():
 @pytest.mark.parametrize(
     ("hello", "changes", "code", "says"),
     [
-        (HELLO, {"version": ProtocolVersion(2, 1), "room": "?"}, RejectCode.VERSION, r"2\.1.*1\.0"),
-        (HELLO, {"version": ProtocolVersion(0, 9)}, RejectCode.VERSION, r"0\.9.*1\.0"),
+        (HELLO, {"version": ProtocolVersion(2, 1), "room": "?"}, RejectCode.VERSION, r"2\.1.*1\.1"),
+        (HELLO, {"version": ProtocolVersion(0, 9)}, RejectCode.VERSION, r"0\.9.*1\.1"),
         (HELLO, {"room": ""}, RejectCode.BAD_ROOM, "is not a room code"),
         (HELLO, {"room": "my room"}, RejectCode.BAD_ROOM, "'my room' is not a room code"),
         (GATEWAY_HELLO, {"room": "-"}, RejectCode.BAD_ROOM, "is not a room code"),
@@ -58,7 +58,7 @@ def test_good_welcomes_pass():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"version": ProtocolVersion(2, 0)}, r"2\.0.*1\.0"),
+        ({"version": ProtocolVersion(2, 0)}, r"2\.0.*1\.1"),
         ({"peer_id": CLIENT.peer_id}, "one peer id to two"),
         ({"members": (GATEWAY, attrs.evolve(GATEWAY, peer_id=2))}, "more than one gateway"),
         ({"members": (CLIENT, attrs.evolve(CLIENT, peer_id=2))}, "one MAC to two"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import ssl
@@ -13,6 +14,7 @@ from functools import partial
 import attrs
 import pytest
 import trio
+import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,9 +24,11 @@ from quic_world import identity, trust
 
 from lanparty.obs.errors import ConnectionFailedError, MachineError, UntrustedError
 from lanparty.quic import client as client_module
+from lanparty.quic import driver as driver_module
 from lanparty.quic.client import drive
 from lanparty.quic.connection import Closed, Connection, ConnectionLost
 from lanparty.quic.server import EndpointLimits, ServerEndpoint
+from lanparty.quic.sockets import connect
 from lanparty.quic.trust import DEV_SERVER_NAME, ServerIdentity, Trust, make_identity
 
 LOOPBACK = "127.0.0.1"
@@ -384,3 +388,63 @@ def test_addresses_of_paths_are_shown_as_people_write_them():
     assert client_module._show(("::1", 443)) == "[::1]:443"
     assert client_module._show(("127.0.0.1", 443)) == "127.0.0.1:443"
     assert ipaddress.ip_address(LOOPBACK).is_loopback
+
+
+async def test_a_client_goes_on_from_another_socket(monkeypatch):
+    """Both sockets are read meanwhile; the old one is closed after a while, and both at the end."""
+    monkeypatch.setattr(driver_module, "LINGER", 0.2)
+    made = []
+    monkeypatch.setattr(client_module, "connect", lambda *args, **rest: made.append(connect(*args, **rest)) or made[-1])
+    async with relay() as running, trio.open_nursery() as nursery:
+        client = await nursery.start(driver(running.port))
+        (server,) = running.connections
+        await echo(client, [b"before"])
+        for number in range(5):
+            before = client.local_address
+            with trio.fail_after(5):
+                await client.migrate()
+            assert client.local_address != before
+            assert server.remote == client.local_address
+            assert await echo(client, [bytes(1100), b"%d" % number]) == [bytes(1100), b"%d" % number]
+        await client.send_all(b"still the same stream")
+        assert await server.receive_some() == b"still the same stream"
+        assert len(running.connections) == 1
+        with trio.fail_after(5):
+            while any(udp.sock.fileno() >= 0 for udp in made[:-1]):  # noqa: ASYNC110 - a closed descriptor tells nobody
+                await trio.sleep(0.05)
+        await client.migrate()
+        client.close()
+    assert len(made) == 7
+    assert all(udp.sock.fileno() < 0 for udp in made)
+
+
+async def test_a_client_that_cannot_move_stays_where_it_is(monkeypatch):
+    async with relay() as running, trio.open_nursery() as nursery:
+        client = await nursery.start(driver(running.port))
+        with monkeypatch.context() as patch:
+
+            def refuse(*_args, **_rest):
+                raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+            patch.setattr(client_module, "connect", refuse)
+            with pytest.raises(ConnectionFailedError, match=r"Network is unreachable\. Is this computer's network up"):
+                await client.migrate()
+        assert await echo(client, [b"still here"]) == [b"still here"]
+        client.close()
+        with pytest.raises(ConnectionLost):
+            await client.migrate()
+
+
+async def test_a_move_that_ends_with_the_connection_is_told():
+    async with relay() as running, trio.open_nursery() as nursery:
+        client = await nursery.start(driver(running.port))
+        server = running.connections[0]
+
+        async def end():
+            await trio.testing.wait_all_tasks_blocked()
+            client.close()
+
+        nursery.start_soon(end)
+        server._host.transmit = lambda *_: None  # nothing comes back any more
+        with pytest.raises(ConnectionLost):
+            await client.migrate()

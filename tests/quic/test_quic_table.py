@@ -9,10 +9,13 @@ from quic_packets import client_hello_frame, initial
 from quic_world import DELAY, SERVER, START, World
 from test_quic_connection import CLIENT, in_short_header
 
+from lanparty.quic import table as table_module
 from lanparty.quic.connection import UdpPath
 from lanparty.quic.engine import Received
 from lanparty.quic.internals import parse_header_untrusted
 from lanparty.quic.table import EndpointLimits, address_key
+
+PRESSURE = EndpointLimits().retry_above
 
 
 def strangers(world: World, count: int, start: int = 0) -> None:
@@ -30,14 +33,14 @@ def sent_by_server(world: World) -> list[bytes]:
 def test_thousand_half_open_connections_are_capped_and_freed_after_the_deadline():
     world = World()
     strangers(world, 1000)
-    assert world.table.half_open == 64
-    assert world.table.counters["retries"] == 1000 - 64
+    assert world.table.half_open == PRESSURE
+    assert world.table.counters["retries"] == 1000 - PRESSURE
     world.run(5.1)
     assert world.table.half_open == 0
     assert not world.table.connections
     assert not world.table._by_id
     assert not world.table._per_address
-    assert world.table.counters["handshake_timeouts"] == 64
+    assert world.table.counters["handshake_timeouts"] == PRESSURE
 
 
 def test_half_open_cap_holds_against_proven_addresses_too():
@@ -52,9 +55,80 @@ def test_half_open_cap_holds_against_proven_addresses_too():
     assert world.table.counters["dropped_half_open"] == 40
 
 
+def proven(world: World, count: int, host: str, start: int = 0) -> None:
+    """Initials with good tokens that open the handshake and never go on, all from one address."""
+    hello = client_hello_frame()
+    for number in range(start, start + count):
+        path = UdpPath((host, 1000 + number))
+        token = world.table._tokens.make(path.remote, b"original", number.to_bytes(8, "big"), world.now)
+        packet = initial(hello, number.to_bytes(8, "big"), token=token)
+        world.table.receive_untrusted([Received(path, [packet])], world.now)
+
+
+def test_one_proven_address_cannot_use_up_the_half_open_connections():
+    world = World(EndpointLimits(half_open_per_address=10))
+    proven(world, 100, "10.0.0.1")
+    assert world.table.half_open == 10
+    assert world.table.counters["dropped_half_open"] == 90
+    proven(world, 5, "10.0.0.2", start=1000)
+    assert world.table.half_open == 15
+    world.run(5.1)
+    assert world.table.half_open == 0
+    assert not world.table._proven_half_open
+    proven(world, 1, "10.0.0.1", start=2000)
+    assert world.table.half_open == 1
+
+
+def test_one_address_gets_so_many_handshakes_a_second_and_others_theirs():
+    world = World(EndpointLimits(handshakes_at_once=5, handshakes_per_second=2))
+    for port in range(20):
+        client = world.client(("192.0.2.1", port))
+        world.run(0.05)
+        client.connection.close()
+    world.run(0.5)
+    assert world.table.counters["handshakes"] in (5, 6, 7, 8)  # 2 more each second
+    assert world.table.counters["retries"] > 0
+    assert world.table.counters["dropped_too_often"] > 0
+    other = world.client(("192.0.2.2", 1))
+    world.run(0.1)
+    assert other.connection.established
+    world.run(20.0)
+    again = world.client(("192.0.2.1", 1000))
+    world.run(0.1)
+    assert again.connection.established
+    assert set(world.table._arrivals) == {"192.0.2.1"}  # the other one's budget is whole again
+
+
+def test_a_player_behind_a_busy_address_gets_in_a_little_later():
+    world = World(EndpointLimits(handshakes_at_once=1, handshakes_per_second=1))
+    clients = [world.client(("192.0.2.1", port)) for port in range(3)]
+    world.run(5.0)
+    assert all(client.connection.established for client in clients)
+
+
+def test_addresses_that_came_are_remembered_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr(table_module, "_MAX_ADDRESSES", 20)
+    world = World(EndpointLimits(retry_above=1000))
+    strangers(world, 100)
+    assert len(world.table._arrivals) == 20
+
+
+def test_who_writes_a_players_address_on_initials_does_not_keep_that_player_out():
+    world = World(EndpointLimits(half_open_per_address=10))
+    hello = client_hello_frame()
+    for number in range(100):
+        path = UdpPath(("192.0.2.1", 1000 + number))
+        world.table.receive_untrusted([Received(path, [initial(hello, number.to_bytes(8, "big"))])], world.now)
+    assert world.table.half_open == PRESSURE
+    client = world.client(("192.0.2.1", 5000))
+    world.run(0.5)
+    assert client.connection.established
+    assert not world.table._proven_half_open
+
+
 def test_under_pressure_a_good_client_gets_in_by_retry():
     world = World()
-    strangers(world, 64)
+    strangers(world, PRESSURE)
     client = world.client()
     world.run(0.3)
     assert client.connection.established
@@ -99,13 +173,13 @@ def test_flood_of_forged_initials_costs_state_for_none_and_leads_to_retry():
         path = UdpPath((f"10.0.{number >> 8}.{number & 255}", 9))
         world.table.receive_untrusted([Received(path, [bytes(packet)])], world.now)
     assert not world.table.connections
-    assert world.table.counters["dropped_forged"] == 64
-    assert world.table.counters["retries"] == 236
+    assert world.table.counters["dropped_forged"] == PRESSURE
+    assert world.table.counters["retries"] == 300 - PRESSURE
     world.run(5.0)
     assert world.client() is not None
     world.run(0.3)
     assert len(world.accepted) == 1
-    assert world.table.counters["retries"] == 236
+    assert world.table.counters["retries"] == 300 - PRESSURE
 
 
 def test_stream_offset_bomb_before_admission_is_closed_within_5_mib():
@@ -340,6 +414,7 @@ def test_500_joins_and_leaves_leave_nothing_behind():
     assert not world.table.connections
     assert not world.table._by_id
     assert not world.table._address_of
+    assert not world.table._half_open
     assert world.table.next_deadline() > START + 10_000
     assert len(world.table._heap) < 100
 

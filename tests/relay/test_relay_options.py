@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import attrs
 import pytest
 
 from lanparty.cli.options import ListenAddress, parse
 from lanparty.obs import events
 from lanparty.obs.errors import UsageError
 from lanparty.obs.log import LEVELS
+from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
 from lanparty.relay.options import RelaySettings, build_parser, settings_from
 from lanparty.relay.rooms import RoomLimits
 
@@ -36,10 +39,13 @@ def test_every_option() -> None:
     found = settings(
         *("--listen", "127.0.0.1:0", "--listen", "[::1]:8443", "--listen", "127.0.0.1:0"),
         *("--tls-cert", "c.pem", "--tls-key", "k.pem", "--max-clients-per-room", "5", "--max-rooms", "6"),
+        *("--max-waiting-rooms", "0", "--room-tries", "7"),
         *("--room-mtu", "1400", "--no-fragments", "--stats-interval", "0", "--frame-log"),
     )
     assert found.listen == (ListenAddress("127.0.0.1", 0), ListenAddress("::1", 8443))
-    assert found.limits == RoomLimits(max_clients_per_room=5, max_rooms=6, room_mtu=1400, fragments=False)
+    assert found.limits == RoomLimits(
+        max_clients_per_room=5, max_rooms=6, max_waiting_rooms=0, room_tries=7, room_mtu=1400, fragments=False
+    )
     assert found.certificate == (Path("c.pem"), Path("k.pem"))
     assert (found.dev_certificate, found.stats_interval, found.frame_log) == (None, 0, True)
 
@@ -96,3 +102,54 @@ def test_statistics_are_shown_each_minute_at_the_default_log_level() -> None:
     options = build_parser().parse_args(["--dev-cert-der-out", "x"])
     assert settings_from(options).stats_interval == 60
     assert LEVELS[options.log_level] <= events.RELAY_STATS.level
+
+
+# --- guard ------------------------------------------------------------------------------------------------------------
+
+DEV = ("--dev-cert-der-out", "d")
+
+
+def test_guard_options_are_put_together_by_room() -> None:
+    assert settings(*DEV).guards == GuardSettings()
+    found = settings(
+        *DEV,
+        *("--guard", "standard", "--room-guard", "a=strict", "--room-guard", "B=off"),
+        *("--isolate", "a", "--isolate", "C"),
+        *("--room-ethertype", "A=88b5", "--room-ethertype", "a=0x88B6", "--ipv6-routing", "c", "--no-link-local", "A"),
+    ).guards
+    standard = RoomPolicy(level=Level.STANDARD)
+    strict = RoomPolicy(ethertypes=frozenset({0x88B5, 0x88B6}), isolated=True, link_local_ipv4=False)
+    assert found.policy("A") == strict
+    assert found.policy("B") == RoomPolicy(level=Level.OFF)
+    assert found.policy("C") == attrs.evolve(standard, isolated=True, ipv6_routing=True)
+    assert found.policy("D") == standard
+
+
+def test_guard_options_from_a_file(tmp_path: Path) -> None:
+    config = tmp_path / "relay.toml"
+    config.write_text('guard = "off"\nroom-guard = ["a=strict"]\nroom_ethertype = "a=88B5"\nisolate = ["b"]\n')
+    found = settings(*DEV, "--config", str(config)).guards
+    assert found.policy("A") == RoomPolicy(ethertypes=frozenset({0x88B5}))
+    assert found.policy("B") == RoomPolicy(level=Level.OFF, isolated=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (("--guard", "none"), "'none' is not a level: use strict, standard, off"),
+        (("--room-guard", "a"), "'a' is not ROOM=LEVEL"),
+        (("--room-guard", "a=loose"), "'loose' is not a level"),
+        (("--room-guard", "_=off"), "is not a room code"),
+        (("--room-guard", "a=off", "--room-guard", "A=strict"), "gives room A two levels, off and strict"),
+        (("--room-ethertype", "a=88B"), "four hexadecimal digits"),
+        (("--room-ethertype", "a=8100"), "is a VLAN tag"),
+        (("--room-ethertype", "a=05DC"), "they begin at 0600"),
+        (("--room-ethertype", "a=86dd"), "passes in every room"),
+        (("--room-guard", "a=off", "--room-ethertype", "a=88B5"), "has no effect, because its level is off"),
+        (("--guard", "off", "--no-link-local", "a"), "has no effect, because its level is off"),
+        (("--isolate", "a b"), "is not a room code"),
+    ],
+)
+def test_guard_options_that_make_no_sense(argv: tuple[str, ...], text: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(text)):
+        settings(*DEV, *argv)

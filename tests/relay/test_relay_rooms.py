@@ -8,9 +8,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lanparty.ctrl.messages import PROTOCOL, Hello, RejectCode, Role
+from lanparty.ctrl.messages import PROTOCOL, Hello, Proof, RejectCode, Role
 from lanparty.ctrl.validate import check_hello
-from lanparty.relay.rooms import MAX_PEER_ID, Admitted, MemberState, Refused, RoomLimits, Rooms
+from lanparty.relay.rooms import (
+    MAX_PEER_ID,
+    Admitted,
+    MemberState,
+    Refused,
+    Remedy,
+    RoomLimits,
+    Rooms,
+    room_name,
+)
 
 BUDGET = 1170  # at 1200-byte QUIC packets
 
@@ -31,6 +40,15 @@ def gateway(room: str = "ROOM1", name: str = "") -> Hello:
     return attrs.evolve(client(1, room, name), role=Role.GATEWAY, virtual_mac=None)
 
 
+def proven(hello: Hello, identity: int | None = None, room: int | None = None) -> Hello:
+    """With proofs of keys that are told apart by a number."""
+    return attrs.evolve(
+        hello,
+        identity=None if identity is None else Proof(bytes([identity]) * 32, bytes(64)),
+        room_key=None if room is None else Proof(bytes([room]) * 32, bytes(64)),
+    )
+
+
 def admit(rooms: Rooms, hello: Hello, budget: int = BUDGET) -> MemberState:
     result = rooms.admit(check_hello(hello), budget, "192.0.2.1:1234")
     assert isinstance(result, Admitted), result
@@ -38,10 +56,10 @@ def admit(rooms: Rooms, hello: Hello, budget: int = BUDGET) -> MemberState:
 
 
 def refuse(rooms: Rooms, hello: Hello, budget: int = BUDGET) -> Refused:
-    before = [(room.code, tuple(room.members)) for room in rooms.by_code.values()]
+    before = [(room.code, tuple(room.members)) for room in rooms.by_name.values()]
     result = rooms.admit(check_hello(hello), budget, "192.0.2.1:1234")
     assert isinstance(result, Refused), result
-    assert [(room.code, tuple(room.members)) for room in rooms.by_code.values()] == before
+    assert [(room.code, tuple(room.members)) for room in rooms.by_name.values()] == before
     return result
 
 
@@ -100,15 +118,97 @@ def test_a_full_room_takes_a_gateway_still() -> None:
 
 
 def test_too_many_rooms() -> None:
-    rooms = Rooms(RoomLimits(max_rooms=2))
-    admit(rooms, client(1, "A"))
-    leaver = admit(rooms, client(1, "B"))
-    refused = refuse(rooms, client(1, "C"))
+    rooms = Rooms(RoomLimits(max_rooms=2, max_waiting_rooms=1))
+    admit(rooms, gateway("A"))
+    leaver = admit(rooms, gateway("B"))
+    refused = refuse(rooms, gateway("C"))
     assert refused.code is RejectCode.TOO_MANY_ROOMS
     assert "2 rooms" in refused.text
+    assert "--max-rooms" in refused.text
     admit(rooms, client(2, "A"))
     assert rooms.leave(leaver)
-    admit(rooms, client(1, "C"))
+    admit(rooms, gateway("C"))
+
+
+def test_rooms_that_clients_open_are_counted_apart_and_keep_no_host_out() -> None:
+    rooms = Rooms(RoomLimits(max_rooms=2, max_waiting_rooms=3))
+    waiting = [admit(rooms, client(1, room)) for room in "ABC"]
+    refused = refuse(rooms, client(1, "D"))
+    assert refused.code is RejectCode.TOO_MANY_ROOMS
+    assert "3 rooms" in refused.text
+    assert "--max-waiting-rooms" in refused.text
+    admit(rooms, client(2, "A"))
+    admit(rooms, gateway("A"))
+    admit(rooms, client(1, "D"))  # A is not waiting any more
+    admit(rooms, gateway("E"))
+    assert refuse(rooms, gateway("B")).code is RejectCode.TOO_MANY_ROOMS
+    assert len(rooms) == 5
+    rooms.leave(waiting[1])
+    admit(rooms, client(1, "F"))
+
+
+def test_rooms_whose_gateway_left_do_not_add_up_for_ever() -> None:
+    rooms = Rooms(RoomLimits(max_rooms=2, max_waiting_rooms=1))
+    for room in "ABC":
+        house = admit(rooms, gateway(room))
+        admit(rooms, client(1, room))
+        rooms.leave(house)
+    assert refuse(rooms, gateway("D")).code is RejectCode.TOO_MANY_ROOMS
+    admit(rooms, gateway("A"))  # but those that are there get theirs back
+    admit(rooms, gateway("B"))
+    assert len(rooms) == 3
+
+
+def test_a_password_makes_another_room_of_the_same_code() -> None:
+    rooms = Rooms()
+    house = admit(rooms, proven(gateway(), room=1))
+    for hello in (client(1), proven(client(1), room=2), proven(client(1), room=1)):
+        assert admit(rooms, hello).room.name == room_name(hello)
+    assert len(rooms) == 3
+    assert [member.mac_text for member in house.room.members.values()] == [None, "02:00:00:00:00:01"]
+    assert admit(rooms, gateway()).room is not house.room
+
+
+def test_a_wrong_password_and_a_room_that_is_not_there_have_the_same_answer() -> None:
+    rooms = Rooms()
+    admit(rooms, proven(gateway(), room=1))
+    admit(rooms, proven(client(9), room=1))
+    wrong = rooms.admit(proven(client(1), room=2), BUDGET, "")
+    nothing = rooms.admit(proven(client(1, "NOWHERE"), room=2), BUDGET, "")
+    assert isinstance(wrong, Admitted)
+    assert isinstance(nothing, Admitted)
+    assert (wrong.opened, wrong.others, wrong.member.peer_id) == (nothing.opened, nothing.others, 1)
+
+
+@pytest.mark.parametrize(
+    ("role", "holder", "newcomer", "remedy"),
+    [
+        (client(1), 1, 1, Remedy.TAKE_OVER),
+        (client(1), 1, 2, Remedy.NONE),
+        (client(1), 1, None, Remedy.NONE),
+        (client(1), None, 1, Remedy.ASK),
+        (client(1), None, None, Remedy.ASK),
+        (gateway(), 1, 1, Remedy.TAKE_OVER),
+        (gateway(), 1, 2, Remedy.ASK),
+        (gateway(), 1, None, Remedy.ASK),
+        (gateway(), None, 1, Remedy.ASK),
+        (gateway(), None, None, Remedy.ASK),
+    ],
+)
+def test_what_may_be_done_about_the_member_in_the_way(
+    role: Hello, holder: int | None, newcomer: int | None, remedy: Remedy
+) -> None:
+    rooms = Rooms()
+    there = admit(rooms, proven(role, holder))
+    refused = refuse(rooms, proven(role, newcomer))
+    assert (refused.holder, refused.remedy) == (there, remedy)
+
+
+def test_somebody_who_could_not_come_in_anyway_takes_nothing_over() -> None:
+    rooms = Rooms(RoomLimits(fragments=False))
+    admit(rooms, proven(client(1), 1), 1442)
+    refused = refuse(rooms, proven(client(1), 1), 1170)
+    assert (refused.code, refused.remedy) == (RejectCode.MTU_TOO_SMALL, Remedy.NONE)
 
 
 @pytest.mark.parametrize(
@@ -202,12 +302,17 @@ class RoomsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rooms = Rooms(RoomLimits(max_clients_per_room=3, max_rooms=2))
+        self.rooms = Rooms(RoomLimits(max_clients_per_room=3, max_rooms=2, max_waiting_rooms=2))
         self.members: list[MemberState] = []
 
-    @rule(room=st.sampled_from("ABC"), number=st.integers(1, 5), is_gateway=st.booleans())
-    def join(self, room: str, number: int, is_gateway: bool) -> None:
-        hello = gateway(room) if is_gateway else client(number, room)
+    @rule(
+        room=st.sampled_from("ABCDE"),
+        number=st.integers(1, 5),
+        is_gateway=st.booleans(),
+        key=st.sampled_from([None, None, 1, 2]),
+    )
+    def join(self, room: str, number: int, is_gateway: bool, key: int | None) -> None:
+        hello = proven(gateway(room) if is_gateway else client(number, room), room=key)
         result = self.rooms.admit(hello, BUDGET, "")
         if isinstance(result, Admitted):
             self.members.append(result.member)
@@ -220,10 +325,11 @@ class RoomsMachine(RuleBasedStateMachine):
     @invariant()
     def tables_agree(self) -> None:
         rooms = self.rooms
-        assert len(rooms) <= 2
+        assert len(rooms) <= 4
+        assert rooms.housed == sum(room.gateway is not None for room in rooms.by_name.values()) <= 2
         assert rooms.member_count == len(self.members)
-        for code, room in rooms.by_code.items():
-            assert room.code == code
+        for name, room in rooms.by_name.items():
+            assert room.name == name
             assert room.members
             clients = [member for member in room.members.values() if not member.is_gateway]
             gateways = [member for member in room.members.values() if member.is_gateway]

@@ -15,7 +15,9 @@ from trio.testing import MockClock
 
 from lanparty.ctrl import codec
 from lanparty.ctrl.messages import (
+    CLOSE_TAKEN_OVER,
     PROTOCOL,
+    TAKEN_OVER,
     Disconnect,
     Heartbeat,
     Hello,
@@ -29,10 +31,21 @@ from lanparty.ctrl.messages import (
     Stats,
     Welcome,
 )
+from lanparty.ctrl.proof import Seed, prove
 from lanparty.obs.log import captured
 from lanparty.quic.connection import Closed, ConnectionLost
 from lanparty.relay.rooms import RoomLimits, Rooms
-from lanparty.relay.session import FAREWELL, HELLO_DEADLINE, OUTBOX, PROOF_DEADLINE, SILENCE, RelayHub, Session
+from lanparty.relay.session import (
+    CONTROL_BURST,
+    CONTROL_RATE,
+    FAREWELL,
+    HELLO_DEADLINE,
+    OUTBOX,
+    PROOF_DEADLINE,
+    SILENCE,
+    RelayHub,
+    Session,
+)
 from lanparty.relay.sessions import Sessions
 from lanparty.relay.switch import Switch
 
@@ -59,6 +72,7 @@ class Endpoint:
     """A fake connection and the endpoint at its far end."""
 
     remote = ("192.0.2.1", 4711)
+    binding = bytes(32)
     datagram_budget = 1170
 
     def __init__(self) -> None:
@@ -354,8 +368,8 @@ async def test_a_second_gateway_and_a_duplicate_mac_and_a_full_room(autojump_clo
         assert (await relay.refuse(said)).code is code
     assert await house.silent() or isinstance(await house.hear(), Heartbeat)
     assert all(endpoint.closed is None for endpoint in (house, *members))
-    await relay.join(hello(1, room="ROOM2"))
-    assert (await relay.refuse(hello(1, room="ROOM3"))).code is RejectCode.TOO_MANY_ROOMS
+    await relay.join(hello(room="ROOM2"))
+    assert (await relay.refuse(hello(room="ROOM3"))).code is RejectCode.TOO_MANY_ROOMS
     assert dict(relay.hub.refused) == {
         "gateway-present": 1,
         "duplicate-mac": 1,
@@ -393,6 +407,181 @@ async def test_a_member_that_was_killed_makes_room_for_its_restart(
     assert [type(message) for message in heard] == [PeerJoined, PeerLeft, PeerJoined]
     bob.frame(9, mac(1))
     assert (len(dead.datagrams), len(again.datagrams)) == (0, 1)
+
+
+# --- identity and password ------------------------------------------------------------------------------------------
+
+ANN, BOB, PASSWORD, WRONG = (Seed(bytes([number]) * 32) for number in (1, 2, 3, 4))
+
+
+def proven(said: Hello, identity: Seed | None = None, room_key: Seed | None = None) -> Hello:
+    return prove(said, Endpoint.binding, identity=identity, room_key=room_key)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_the_same_identity_takes_its_place_over_at_once(
+    autojump_clock: MockClock, relay: Relay, number: int
+) -> None:
+    bob = await relay.join(hello(9))
+    old = await relay.join(proven(hello(number), ANN))  # it lives, or its connection does: that does not matter
+    start = trio.current_time()
+    new = await relay.join(proven(hello(number), ANN))
+    assert trio.current_time() == start
+    await trio.testing.wait_all_tasks_blocked()
+    heard = [message for message in [await bob.hear() for _ in range(3)] if not isinstance(message, Heartbeat)]
+    assert [type(message) for message in heard] == [PeerJoined, PeerLeft, PeerJoined]
+    told = await old.hear()
+    assert isinstance(told, Disconnect)
+    assert told.code == TAKEN_OVER
+    assert "taken over by the same" in told.reason
+    assert old.closed is not None
+    assert old.closed.code == CLOSE_TAKEN_OVER
+    assert new.closed is None
+    assert old.handler is None
+
+
+async def test_a_dead_session_is_taken_over_without_waiting_for_its_goodbye(
+    autojump_clock: MockClock, relay: Relay
+) -> None:
+    old = await relay.join(proven(hello(1), ANN), alive=False)
+    old.reading = False
+    start = trio.current_time()
+    await relay.join(proven(hello(1), ANN))
+    assert trio.current_time() == start
+    await trio.sleep(FAREWELL + 0.1)
+    assert old.closed is not None
+
+
+@pytest.mark.parametrize("newcomer", [None, BOB])
+async def test_a_client_of_another_identity_is_refused_even_while_the_owner_is_silent(
+    autojump_clock: MockClock, relay: Relay, newcomer: Seed | None
+) -> None:
+    ann = await relay.join(proven(hello(1), ANN), alive=False)
+    start = trio.current_time()
+    assert (await relay.refuse(proven(hello(1), newcomer))).code is RejectCode.DUPLICATE_MAC
+    assert trio.current_time() == start
+    assert ann.closed is None
+    await relay.join(proven(hello(1), ANN))
+
+
+async def test_a_gateway_that_was_started_again_has_another_key_and_waits_as_before(
+    autojump_clock: MockClock, relay: Relay
+) -> None:
+    await relay.join(hello(9))
+    await relay.join(proven(hello(), ANN), alive=False)
+    start = trio.current_time()
+    await relay.join(proven(hello(), BOB))
+    assert trio.current_time() - start == PROOF_DEADLINE
+
+
+@pytest.mark.parametrize("field", ["identity", "room_key"])
+@pytest.mark.parametrize("exists", [False, True])
+async def test_a_proof_that_does_not_hold_is_refused_the_same_way_whether_or_not_the_room_is_there(
+    autojump_clock: MockClock, relay: Relay, field: str, exists: bool
+) -> None:
+    if exists:
+        await relay.join(proven(hello(), room_key=PASSWORD))
+        await relay.join(proven(hello(1), ANN, PASSWORD))
+    stolen = prove(hello(1), bytes(31) + b"1", identity=ANN, room_key=PASSWORD)  # seen on another connection
+    said = attrs.evolve(proven(hello(1), ANN, PASSWORD), **{field: getattr(stolen, field)})
+    answer = await relay.refuse(said)
+    assert answer == Reject(
+        code=RejectCode.BAD_HELLO, text="A proof in this hello is not one for this connection and room."
+    )
+
+
+async def test_a_wrong_password_is_answered_like_a_room_that_is_not_there(
+    autojump_clock: MockClock, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.hub.rooms.limits = RoomLimits(max_waiting_rooms=3)
+    house = await relay.join(proven(hello(), room_key=PASSWORD))
+    await relay.join(proven(hello(2), room_key=PASSWORD))
+    assert isinstance(await house.hear(), PeerJoined)
+    answers = []
+    for said in (hello(1), proven(hello(1), room_key=WRONG), proven(hello(1, room="NOWHERE"), room_key=WRONG)):
+        endpoint = relay.connect()
+        endpoint.say(said)
+        answer = await endpoint.hear()
+        assert isinstance(answer, Welcome)
+        answers.append(attrs.evolve(answer, room="?"))
+    assert answers[0] == answers[1] == answers[2]
+    assert not answers[0].gateway_present
+    assert await house.silent()
+    guest = relay.connect()
+    guest.say(proven(hello(1), room_key=PASSWORD))
+    welcome = await guest.hear()
+    assert isinstance(welcome, Welcome)
+    assert welcome.gateway_present
+
+
+async def test_guesses_are_throttled_and_the_owner_still_joins(autojump_clock: MockClock, relay: Relay) -> None:
+    """From the guesser's own address, even: who met a gateway in the room may come back from anywhere."""
+    relay.hub.rooms.limits = RoomLimits()
+    tries = relay.hub.tries.limit
+    assert tries == RoomLimits().room_tries
+    house = await relay.join(hello(room="HOUSE"))
+    owner = await relay.join(proven(hello(1, room="HOUSE"), ANN), alive=False)
+    leave_politely(owner)
+    answers = set()
+    admitted = 0
+    for number in range(200):
+        stranger = relay.connect()
+        stranger.say(proven(hello(2, room=f"GUESS{number}"), BOB))
+        answer = await stranger.hear()
+        if isinstance(answer, Welcome):
+            admitted += 1
+            leave_politely(stranger)
+        else:
+            assert isinstance(answer, Reject)
+            answers.add((answer.code, answer.text))
+    assert admitted == tries - 1  # one was HOUSE
+    assert answers == {
+        (
+            RejectCode.TOO_MANY_TRIES,
+            "Too many different rooms were asked for from this address; try again in 60 s.",
+        )
+    }
+    assert (await relay.refuse(hello(room="MINE"))).code is RejectCode.TOO_MANY_TRIES  # gateways could guess as well
+    await trio.sleep(2)
+    assert house.closed is None
+    await relay.join(hello(3, room="HOUSE"))  # a name that is known to this address
+    relay.hub.tries._addresses.clear()
+    for number in range(tries):
+        relay.hub.tries.wait("192.0.2.1", (f"X{number}", None), None, trio.current_time())
+    assert (await relay.refuse(hello(4, room="HOUSE"))).code is RejectCode.TOO_MANY_TRIES
+    await relay.join(proven(hello(1, room="HOUSE"), ANN))
+    await trio.sleep(60)
+    await relay.join(hello(5, room="OTHER"))
+
+
+async def test_who_waited_for_the_gateway_is_a_guest_too(autojump_clock: MockClock, relay: Relay) -> None:
+    await relay.join(proven(hello(1), ANN))
+    assert relay.hub.tries._guests == {}
+    await relay.join(proven(hello(), BOB))
+    assert len(relay.hub.tries._guests) == 2
+
+
+async def test_a_member_that_floods_the_control_stream_is_put_out(autojump_clock: MockClock, relay: Relay) -> None:
+    bob = await relay.join(hello(2))
+    ann = await relay.join(hello(1), alive=False)
+    assert isinstance(await bob.hear(), PeerJoined)
+    ann.say(*[Heartbeat(sequence=0, reply=True)] * (CONTROL_BURST + 1))
+    told = await ann.hear()
+    assert isinstance(told, Disconnect)
+    assert told.code == "protocol"
+    await trio.testing.wait_all_tasks_blocked()
+    assert ann.closed is not None
+    left = await bob.hear()
+    assert isinstance(left, PeerLeft)
+    assert "so many control messages" in left.reason
+
+
+async def test_a_member_may_talk_for_ever_at_the_pace_of_a_lost_path(autojump_clock: MockClock, relay: Relay) -> None:
+    ann = await relay.join(hello(1), alive=False)
+    for number in range(CONTROL_BURST * 2):
+        ann.say(Heartbeat(sequence=number, reply=False))
+        assert await ann.hear() == Heartbeat(sequence=number, reply=True)
+        await trio.sleep(1 / CONTROL_RATE)
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------

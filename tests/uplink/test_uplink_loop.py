@@ -5,14 +5,16 @@ import random
 
 import pytest
 import trio
-from uplink_fakes import FakePort, FakeRelay, admit, refuse, settings
+from uplink_fakes import FakePort, FakeRelay, admit, refuse, settings, welcome
 
+from lanparty.ctrl.messages import TAKEN_OVER, Disconnect
 from lanparty.obs.errors import ConnectionFailedError, MachineError, RefusedError, UntrustedError
 from lanparty.obs.log import captured
+from lanparty.quic.connection import Closed, ConnectionLost
 from lanparty.uplink.backoff import CAP
 from lanparty.uplink.loop import LEAST_PATIENCE, LOOKUP_TIMEOUT, OWN_GHOST, UplinkLoop
 from lanparty.uplink.resolve import MAX_ADDRESSES, ResolveError
-from lanparty.uplink.session import HANDSHAKE_TIMEOUT
+from lanparty.uplink.session import HANDSHAKE_TIMEOUT, MOVE_PATIENCE
 from lanparty.uplink.tunnel import Tunnel
 
 A, B = ("192.0.2.1", 443), ("2001:db8::1", 443)
@@ -249,16 +251,85 @@ async def test_another_refusal_after_a_loss_is_final(code, autojump_clock):
     assert len(setup.relay.tries) == 2
 
 
-async def test_a_changed_network_is_reconnected_at_once(autojump_clock):
+@pytest.mark.parametrize("code", ["too-many-tries", "too-many-rooms"])
+async def test_a_relay_that_is_busy_with_strangers_is_asked_again_after_an_admission(code, autojump_clock):
+    setup = Setup(admit(lives=10), *[refuse(code, "Later.")] * 20, admit())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(setup.loop.run)
+        await trio.sleep(150)
+        assert len(setup.port.named("ready")) == 2
+        await setup.loop.stop("enough")
+    with pytest.raises(RefusedError):
+        await Setup(refuse(code, "Later.")).loop.run()
+
+
+async def test_who_was_taken_over_does_not_come_back(autojump_clock):
+    async def taken(relay, connection):
+        connection.say(welcome(), Disconnect(code=TAKEN_OVER, reason="taken over"))
+        await trio.sleep_forever()
+
+    setup = Setup(taken, admit())
+    with pytest.raises(RefusedError) as caught:
+        await setup.loop.run()
+    assert caught.value.code == TAKEN_OVER
+    assert len(setup.relay.tries) == 1
+
+
+async def test_a_session_moves_with_the_network(autojump_clock):
+    """As often as it changes; the relay's route is pinned anew before, and nobody is lost or joins."""
     watch = Watch()
     setup = Setup(admit(), watch=watch)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(setup.loop.run)
         await trio.sleep(30)
+        with captured() as entries:
+            for _ in range(3):
+                watch.change.set()
+                await trio.sleep(1)
+        told = [entry for entry in entries if entry["event"].startswith("uplink.")]
+        assert [entry["event"] for entry in told] == ["uplink.moved"] * 3
+        assert told[0]["address"] == "192.0.2.77"
+        assert setup.times == [pytest.approx(0)]
+        assert setup.port.named("connecting") == [A[0]] * 4
+        assert setup.port.named("ready") == [3]
+        assert setup.port.named("lost") == []
+        await setup.loop.stop("enough")
+
+
+@pytest.mark.parametrize(
+    ("moves", "after", "why"),
+    [
+        (ConnectionFailedError("Cannot reach the relay."), 0.0, "another Wi-Fi, and: Cannot reach the relay."),
+        (ConnectionLost(Closed(0, "", by_peer=False, timed_out=True)), 0.0, "another Wi-Fi, and: connection closed"),
+        (None, MOVE_PATIENCE, "another Wi-Fi, and nothing comes back that way"),
+    ],
+)
+async def test_a_session_that_cannot_move_is_made_anew_at_once(moves, after, why, autojump_clock):
+    watch = Watch()
+    setup = Setup(admit(), watch=watch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.loop.run)
+        await trio.sleep(30)
+        setup.relay.connections[0].moves = moves
+        with captured() as entries:
+            watch.change.set()
+            await trio.sleep(after + 0.01)
+        assert setup.times == [pytest.approx(0), pytest.approx(30 + after)]
+        told = [entry["reason"] for entry in entries if entry["event"] == "uplink.network-changed"]
+        assert len(told) == 1
+        assert told[0].startswith(why)
+        await setup.loop.stop("enough")
+
+
+async def test_a_network_that_changes_before_frames_flow_begins_anew(autojump_clock):
+    watch = Watch()
+    setup = Setup("silent", admit(), watch=watch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.loop.run)
+        await trio.sleep(1)
         watch.change.set()
         await trio.sleep(0.01)
-        assert setup.times == [pytest.approx(0), pytest.approx(30)]
-        assert watch.paths == [A[0], A[0]]
+        assert setup.times == [pytest.approx(0), pytest.approx(1)]
         await setup.loop.stop("enough")
 
 

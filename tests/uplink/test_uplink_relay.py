@@ -6,6 +6,7 @@ from uplink_fakes import FakePort, settings
 
 from lanparty.cli.options import ListenAddress, RelayAddress
 from lanparty.ctrl.messages import Role
+from lanparty.ctrl.proof import Seed
 from lanparty.obs.errors import ConnectionFailedError, RefusedError, UntrustedError
 from lanparty.quic.trust import Trust, load_dev_certificate, load_pinned
 from lanparty.relay.app import serve
@@ -177,3 +178,59 @@ async def test_a_relay_that_comes_back_has_its_members_back(house):
     await house.start(house.where[1])
     for port in (player.port, other.port):
         await port.until(lambda port=port: len(port.named("ready")) == 2)
+
+
+async def test_a_player_takes_over_its_own_place_from_another_computer_and_the_first_one_stops(house):
+    """Two computers with copies of one identity file: the later one plays, and the first does not fight back."""
+    identity = Seed(b"i" * 32)
+    gateway = await house.join(**GATEWAY, identity=Seed(b"g" * 32))
+    first = house.member(identity=identity)
+    failures = []
+
+    async def run(*, task_status):
+        with pytest.raises(RefusedError) as caught:
+            await first.loop.run(task_status=task_status)
+        failures.append(caught.value)
+        first.port.tell()
+
+    await house.nursery.start(run)
+    second = await house.join(identity=identity)
+    await first.port.until(lambda: failures)
+    assert failures[0].code == "taken-over"
+    assert len(gateway.port.named("left")) == 1
+    assert len(gateway.port.named("joined")) == 2
+    second.tunnel.transmit([BROADCAST])
+    await gateway.port.until(lambda: gateway.port.frames)
+    assert second.port.named("lost") == []
+
+
+async def test_a_reconnect_over_a_hanging_session_of_our_own_is_not_hit_by_its_takeover(house):
+    """The session's end is not said to the relay, so that its next connection takes its own ghost over."""
+    player = await house.join(identity=Seed(b"i" * 32))
+    connection = player.loop._session._connection
+    connection.leave = connection.close = lambda *_: connection.give_up("the network is gone")
+    player.loop._session.end("the network changed", at_once=True)
+    await player.port.until(lambda: len(player.port.named("ready")) == 2)
+    await trio.sleep(0.3)
+    assert len(player.port.named("lost")) == 1
+    assert player.tunnel.attached
+
+
+async def test_another_identity_with_the_mac_is_refused(house):
+    player = await house.join(identity=Seed(b"i" * 32))
+    for other in (Seed(b"o" * 32), None):
+        with pytest.raises(RefusedError) as caught:
+            await house.member(identity=other).loop.run()
+        assert caught.value.code == "duplicate-mac"
+    assert player.port.named("lost") == []
+
+
+async def test_a_password_keeps_those_apart_who_do_not_have_it(house):
+    key = Seed(b"k" * 32)
+    gateway = await house.join(**GATEWAY, room_key=key)
+    guest = await house.join(room_key=key)
+    await house.join(virtual_mac=OTHER_MAC, room_key=Seed(b"w" * 32))
+    await house.join(virtual_mac=OTHER_MAC)
+    guest.tunnel.transmit([BROADCAST])
+    await gateway.port.until(lambda: gateway.port.frames)
+    assert len(gateway.port.named("joined")) == 1

@@ -4,7 +4,18 @@ import pytest
 import trio
 from uplink_fakes import GATEWAY, MAC, OTHER, FakePort, FakeRelay, admit, refuse, settings, welcome
 
-from lanparty.ctrl.messages import Disconnect, Heartbeat, Hello, PeerJoined, PeerLeft, ProtocolVersion, Stats
+from lanparty.ctrl.messages import (
+    CLOSE_TAKEN_OVER,
+    TAKEN_OVER,
+    Disconnect,
+    Heartbeat,
+    Hello,
+    PeerJoined,
+    PeerLeft,
+    ProtocolVersion,
+    Stats,
+)
+from lanparty.ctrl.proof import Seed, is_proven_untrusted
 from lanparty.obs.errors import ConnectionFailedError, MachineError, RefusedError, UntrustedError
 from lanparty.obs.log import captured
 from lanparty.proto.overlay import Echo, OverlayEncoder, encode_echo
@@ -44,6 +55,47 @@ async def test_hello_says_who_we_are(autojump_clock):
     hello = setup.relay.heard[0]
     assert isinstance(hello, Hello)
     assert (hello.room, hello.virtual_mac, hello.datagram_budget) == ("ROOM1", MAC, 1170)
+
+
+async def test_a_hello_proves_what_we_have_for_this_connection(autojump_clock):
+    setup = Setup(admit(lives=1), identity=Seed(bytes(32)), room_key=Seed(b"k" * 32))
+    await setup.run()
+    hello = setup.relay.heard[0]
+    assert (hello.identity.key, hello.room_key.key) == (Seed(bytes(32)).public, Seed(b"k" * 32).public)
+    assert is_proven_untrusted(hello, setup.connection.binding)
+    assert not is_proven_untrusted(hello, b"x" * 32)
+
+
+async def test_without_keys_a_hello_is_as_in_version_1_0(autojump_clock):
+    setup = Setup(admit(welcome(version=ProtocolVersion(1, 0)), lives=1))
+    await setup.run()
+    assert (setup.relay.heard[0].identity, setup.relay.heard[0].room_key) == (None, None)
+
+
+async def test_a_relay_that_does_not_know_passwords_is_not_taken_for_one_that_does(autojump_clock):
+    """It would put everybody who knows the room code into one room with us."""
+    old = admit(welcome(version=ProtocolVersion(1, 0)))
+    with pytest.raises(RefusedError, match="does not know room passwords") as caught:
+        await Setup(old, room_key=Seed(bytes(32))).run()
+    assert caught.value.code == "version"
+    await Setup(admit(welcome(version=ProtocolVersion(1, 0)), lives=1), identity=Seed(bytes(32))).run()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_who_is_taken_over_ends_and_says_why(lost, autojump_clock):
+    async def taken(relay, connection):
+        connection.say(welcome())
+        await trio.sleep(1)
+        if not lost:
+            connection.say(Disconnect(code=TAKEN_OVER, reason="taken over"))
+            await trio.sleep(1)
+        connection.end(Closed(CLOSE_TAKEN_OVER, "taken over", by_peer=True, timed_out=False))
+
+    setup = Setup(taken)
+    with pytest.raises(RefusedError, match="Another program with the same identity") as caught:
+        await setup.run()
+    assert caught.value.code == TAKEN_OVER
+    assert setup.port.named("lost")
 
 
 async def test_connected_is_told_before_the_hello_is_answered(autojump_clock):

@@ -135,6 +135,14 @@ async def test_unplugged_waits_and_plugged_in_again_reports(autojump_clock):
     assert when == pytest.approx(11 + SETTLE)
 
 
+async def test_what_happened_while_nobody_watched_is_noticed_at_once(autojump_clock):
+    """During a session's move, the address that it moved to may have gone as well."""
+    kernel = Kernel(CABLE)
+    with trio.fail_after(1):
+        reason = await NetlinkWatch(kernel).wait_changed(Path("203.0.113.1", "192.0.2.9"))
+    assert "192.0.2.9 is gone" in reason
+
+
 async def test_the_players_own_adapter_is_no_reason(autojump_clock):
     kernel = Kernel(WIFI)
 

@@ -51,6 +51,8 @@ class FakeConnection:
     def __init__(self, address):
         self.remote = address
         self.local_address = ("192.0.2.9", 5555)
+        self.binding = bytes(32)
+        self.moves = ("192.0.2.77", 6666)
         self.datagram_budget = 1170
         self.counters = TunnelCounters()
         self.closed = None
@@ -88,6 +90,14 @@ class FakeConnection:
         for message in self._decoder.feed_untrusted(data):
             self.sent.append(message)
             self._to_relay.send_nowait(message)
+
+    async def migrate(self):
+        await trio.lowlevel.checkpoint()
+        if isinstance(self.moves, Exception):
+            raise self.moves
+        if self.moves is None:
+            await trio.sleep_forever()
+        self.local_address = self.moves
 
     async def drained(self):
         await trio.lowlevel.checkpoint()
