@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,7 +20,7 @@ from lanparty.quic.driver import Driver
 from lanparty.quic.engine import Engine
 from lanparty.quic.internals import CRYPTO_ERROR, Quic, QuicErrorCode, client_configuration
 from lanparty.quic.settings import HANDSHAKE_TIMEOUT
-from lanparty.quic.sockets import connect
+from lanparty.quic.sockets import UdpSocket, connect
 from lanparty.quic.trust import Trust, certificate_names
 
 __all__ = ["drive"]
@@ -60,13 +60,17 @@ async def drive(
     otherwise. Cancelled, it says goodbye first.
     """
     errors: Counter[str] = Counter()
-    try:
-        udp = connect(address, errors, bind=bind, interface=local_interface)
-    except OSError as error:
-        raise _cannot_connect(address, bind, local_interface, error) from error
+
+    def new_socket() -> UdpSocket:
+        try:
+            return connect(address, errors, bind=bind, interface=local_interface)
+        except OSError as error:
+            raise _cannot_connect(address, bind, local_interface, error) from error
+
+    udp = new_socket()
     driver = Driver([udp], errors)
     quic = Quic(configuration=client_configuration(server_name, trust))
-    engine = driver.engine = _ClientEngine(driver, quic)
+    engine = driver.engine = _ClientEngine(driver, quic, new_socket)
     path = UdpPath(udp.sock.getpeername())
     connection = Connection(quic, engine, path, is_client=True, handshake_deadline=math.inf)
     engine.connection = connection
@@ -84,7 +88,7 @@ async def drive(
             nursery.cancel_scope.cancel()
     finally:
         connection.leave("")
-        udp.close()
+        driver.close()
     if failure is not None:
         raise failure
     closed = await connection.wait_closed()
@@ -97,7 +101,7 @@ class _ClientEngine(Engine):
 
     connection: Connection
 
-    def __init__(self, driver: Driver, quic: Quic) -> None:
+    def __init__(self, driver: Driver, quic: Quic, new_socket: Callable[[], UdpSocket]) -> None:
         super().__init__(
             now=trio.current_time,
             transmit=driver.transmit,
@@ -108,6 +112,8 @@ class _ClientEngine(Engine):
         self.changed = trio.Event()
         """Set when the handshake is complete, the connection is over, or nothing listens there."""
         self.quic = quic
+        self._driver = driver
+        self._new_socket = new_socket
         self._errors = driver.errors
         self._refused_before = 0
         self._refused_since = math.inf
@@ -127,6 +133,10 @@ class _ClientEngine(Engine):
                 self.changed.set()
         elif now - self._refused_since >= _DEAF_TIME:
             self.connection.give_up("the relay's computer answers that the relay is not running")
+
+    def renew_socket(self) -> None:
+        self._driver.replace(self._new_socket())
+        self._refused_since = math.inf
 
     def connected(self, connection: Connection) -> None:
         super().connected(connection)

@@ -117,6 +117,9 @@ class Host(Protocol):
     def local_address(self, path: UdpPath) -> tuple[str, int]:
         """Return our address and port on ``path``."""
 
+    def renew_socket(self) -> None:
+        """Client: send from a new socket from now on. Raises ``ConnectionFailedError``, ``MachineError``."""
+
     def count(self, name: str) -> None:
         """Add one to the endpoint's counter ``name``."""
 
@@ -179,6 +182,8 @@ class Connection:
         self._goodbyes_left = 0
         self._goodbye_at = math.inf
         self._resume_at = math.inf
+        self._paths_seen = 0
+        self._moved: trio.Event | None = None
 
     # -- for roles ---------------------------------------------------------------------------------------------------
 
@@ -201,6 +206,12 @@ class Connection:
         """Bytes of the largest overlay datagram that this connection carries now: what fits a packet and the peer
         takes."""
         return self._quic.datagram_budget
+
+    @property
+    def binding(self) -> bytes:
+        """The TLS channel binding (RFC 9266): 32 bytes that both ends of this connection have, and nobody else; empty
+        before the handshake is complete."""
+        return self._quic.binding
 
     @property
     def rtt(self) -> float | None:
@@ -302,6 +313,25 @@ class Connection:
         self._close_quic(code, short_reason(reason))
         self._say_goodbye(now)
 
+    async def migrate(self) -> None:
+        """Client: go on from whatever local address leads to the relay now; returns when the relay answers there.
+
+        The connection, its control stream and what waits stay as they are: no handshake (RFC 9000 section 9). What
+        was learnt of the path is learnt again. Until an answer comes, the old address is heard as well. Raises
+        ``ConnectionLost``, ``ConnectionFailedError`` (no way leads there now), ``MachineError``. Has no time limit of
+        its own: what the relay still sends to the old address is lost until it has heard of the new one.
+        """
+        await trio.lowlevel.checkpoint()
+        self._raise_if_closed()
+        self._host.renew_socket()
+        now = self._host.now()
+        self._quic.migrate(now)
+        self._follow_path(now)
+        self._moved = moved = trio.Event()
+        self.flush()
+        await moved.wait()
+        self._raise_if_closed()
+
     async def wait_closed(self) -> Closed:
         """Wait until the connection is over and the goodbye, if it is ours, has been sent; return why."""
         await self._finished.wait()
@@ -338,6 +368,8 @@ class Connection:
             if self._quic.forged:
                 self.counters.drop("forged", self._quic.forged)
                 self._quic.forged = 0
+            if self._quic.path_changes != self._paths_seen:
+                self._follow_path(now)
         except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
             self._fail(error, now)
 
@@ -347,6 +379,9 @@ class Connection:
             self._take_events(now)
             if self._writers and self._quic.control_unacknowledged < settings.SEND_BUFFER:
                 self._writers.unpark_all()
+            if self._moved is not None and self._quic.path_proven:
+                self._moved.set()
+                self._moved = None
         except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
             self._fail(error, now)
         datagrams = self._datagrams_in
@@ -476,6 +511,11 @@ class Connection:
         """Where packets go now."""
         return self._quic.get_peer_address() or self._first_path
 
+    def _follow_path(self, now: float) -> None:
+        """Have path MTU discovery begin with what this machine's end of the present path could carry."""
+        self._paths_seen = self._quic.path_changes
+        self._quic.path_ceiling(self._host.max_payload(self._path), now)
+
     def _take_events(self, now: float) -> None:
         """Drain aioquic's events. No handler is called here, so that a nested call cannot reorder anything."""
         next_event = self._quic.next_event
@@ -500,7 +540,7 @@ class Connection:
             case events.HandshakeCompleted(alpn_protocol=protocol):
                 if protocol == settings.ALPN:
                     self._established = True
-                    self._quic.path_ceiling(self._host.max_payload(self._path), now)
+                    self._follow_path(now)
                     self._host.connected(self)
                 else:
                     self._violation(_NO_APPLICATION_PROTOCOL, f"this end speaks {settings.ALPN} only", now)
@@ -569,6 +609,9 @@ class Connection:
         self._queue.clear()
         self._readers.unpark_all()
         self._writers.unpark_all()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
 
     def _say_goodbye(self, now: float) -> None:
         try:

@@ -13,7 +13,7 @@ import itertools
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from lanparty.obs.events import TASK_FAILED
 from lanparty.obs.log import log
@@ -179,6 +179,18 @@ class Engine:
     def remove_connection_id(self, connection: Connection, connection_id: bytes) -> None:
         """Forget an address of ``connection``."""
         connection.connection_ids.discard(connection_id)
+
+    def sender_of_untrusted(self, packet: bytes) -> Hashable:
+        """Say whose ``packet`` seems to be, for its turn in overload; None for strangers. Never raises."""
+        return None
+
+    def ingress_full(self, count: int) -> None:
+        """Count packets of a sender who had too many waiting."""
+        self.counters["dropped_ingress"] += count
+
+    def renew_socket(self) -> None:
+        """Send from a new socket: a client's matter."""
+        raise NotImplementedError
 
     def count(self, name: str) -> None:
         """Add one to a counter."""

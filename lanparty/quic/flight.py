@@ -206,6 +206,26 @@ class Flight(Generic[PacketT]):
                 self.packets -= 1
                 return
 
+    def abandon(self, first: int) -> AckOutcome[PacketT]:
+        """Give up what left before number ``first``, by a path that is not ours any more.
+
+        No sample comes of it, for it says nothing about the new path.
+        """
+        outcome: AckOutcome[PacketT] = AckOutcome(lost=[run for run in self._runs if run.start < first])
+        for run in outcome.lost:
+            self._account(run)
+        self._runs = deque(run for run in self._runs if run.start >= first)
+        self._lost.clear()
+        self.loss_time = None
+        return outcome
+
+    def forget_path(self) -> None:
+        """Forget round-trip times and reordering: another path has its own (RFC 9000 section 9.4)."""
+        self.reorder = _PACKET_THRESHOLD
+        self._reorder_time = 0.0
+        self._min_now = self._min_before = math.inf
+        self._min_since = -math.inf
+
     @property
     def min_rtt(self) -> float:
         """Seconds; infinity before the first sample."""

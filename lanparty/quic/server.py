@@ -53,6 +53,12 @@ class ServerEndpoint:
             counters |= {"connections": len(self._table.connections), "half_open": self._table.half_open}
         return counters
 
+    def reload(self, identity: ServerIdentity) -> None:
+        """Prove ourselves by ``identity`` to those who come from now on; connections that are there go on."""
+        self._configuration = server_configuration(identity)
+        if self._table is not None:
+            self._table.configuration = self._configuration
+
     def stop_accepting(self) -> None:
         """Refuse new connections from now on; those that are there stay."""
         if self._table is not None:

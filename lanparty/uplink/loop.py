@@ -4,9 +4,12 @@
     name does not resolve, no answer, goodbye    again, until --connect-timeout,   again, for ever
                                                  then ConnectionFailedError (1)
     refused                                      RefusedError (3) at once          RefusedError (3); what our own
-                                                                                   dead session may cause: after 15 s
+                                                                                   dead session may cause: after 15 s;
+                                                                                   too many tries or rooms: never
     certificate not trusted                      UntrustedError (4) at once        the same
-    network changed, machine slept               next try at once                  the same
+    network changed                              next try at once                  the session moves; if it cannot:
+                                                                                   next try at once
+    machine slept                                next try at once                  the same
 
 A name that does not resolve is treated as a relay that does not answer: the network of a machine that has just started
 comes up later than this program does. Once it has resolved, its addresses are remembered: after a loss the adapter and
@@ -62,6 +65,8 @@ LEAST_PATIENCE = 1.0
 _GHOST_CODES = frozenset(
     code.value for code in (RejectCode.DUPLICATE_MAC, RejectCode.GATEWAY_PRESENT, RejectCode.ROOM_FULL)
 )
+
+_LATER_CODES = frozenset(code.value for code in (RejectCode.TOO_MANY_TRIES, RejectCode.TOO_MANY_ROOMS))
 
 Resolver = Callable[[str, int], Awaitable[list[tuple[str, int]]]]
 
@@ -169,6 +174,8 @@ class UplinkLoop:
             self._last_failure = failure
         elif self._ghost(failure):
             reason += " That may be our own earlier connection."
+        elif self._was_member and failure.code in _LATER_CODES:
+            pass  # Others made the relay say so: who had a place once gets it again.
         else:
             raise failure
         await trio.lowlevel.checkpoint()  # Too late for another try: then none is announced.
@@ -276,7 +283,9 @@ class UplinkLoop:
         return end
 
     async def _watch_network(self, watch: NetworkWatch, session: Session, relay: str) -> None:
-        session.end(await self._change(watch, relay), at_once=True)
+        while True:
+            reason = await self._change(watch, relay, session)
+            await session.move(relay, reason)
 
     async def _pause(self, event: events.Event, reason: str) -> None:
         """Wait the back-off's delay, or less when the network changed, the machine woke up, or we are to stop."""
@@ -293,11 +302,11 @@ class UplinkLoop:
         log(events.UPLINK_NETWORK_CHANGED, reason=await self._change(watch, relay))
         self._kicked.set()
 
-    async def _change(self, watch: NetworkWatch, relay: str) -> str:
+    async def _change(self, watch: NetworkWatch, relay: str, session: Session | None = None) -> str:
         """Wait for a change of the network. While it cannot be watched, only silence shows a dead path."""
         while True:
             try:
-                return await watch.wait_changed(Path(relay, local=None))
+                return await watch.wait_changed(Path(relay, local=session.local if session is not None else None))
             except MachineError as error:
                 if not self._watch_failed:
                     self._watch_failed = True

@@ -22,9 +22,10 @@ from lanparty.uplink.tick import TICK, next_tick
 
 __all__ = ["NetlinkWatch", "NetworkWatch", "Path", "Way", "judge", "watch_gaps"]
 
-SETTLE = 0.3
+SETTLE = 0.1
 """Seconds without further changes before judging: unplugging a cable is a burst of notifications, and in the middle of
-a DHCP client's work an address is missing for a moment."""
+a DHCP client's work an address is missing for a moment. A session that moves once too often has lost little, so this is
+short: it is most of the outage that a player notices."""
 
 LONGEST_SETTLE = 2.0
 """Seconds: judge then, even if changes keep coming (containers that come and go all the time)."""
@@ -96,6 +97,11 @@ class NetlinkWatch:
             # Subscribed before the first look, so that nothing between the two is missed.
             known = await self._way(path.relay)
             local = path.local or (known.source if known is not None else None)
+            if path.local is not None and known is not None:
+                # It may have happened while nobody watched, as during the move before.
+                reason = judge(known, known, local=local, addresses=await self._addresses())
+                if reason is not None:
+                    return reason
             while True:
                 await _burst(changes)
                 now = await self._way(path.relay)

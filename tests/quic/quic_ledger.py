@@ -196,7 +196,9 @@ class Ledger:
 
     def _install_flight(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ledger = self
-        originals = {name: getattr(Flight, name) for name in ("on_sent", "on_ack", "on_loss_timer", "give_up")}
+        originals = {
+            name: getattr(Flight, name) for name in ("on_sent", "on_ack", "on_loss_timer", "give_up", "abandon")
+        }
 
         def on_sent(flight: Flight[Any], start: int, count: int, size: int, now: float, **rest: Any) -> None:
             originals["on_sent"](flight, start, count, size, now, **rest)
@@ -232,7 +234,19 @@ class Ledger:
             ledger.lost.setdefault(flight, set()).add(packet.packet_number)
             ledger._check(flight)
 
+        def abandon(flight: Flight[Any], first: int) -> AckOutcome[Any]:
+            outcome = originals["abandon"](flight, first)
+            sent = ledger.recoveries.setdefault(flight, RfcRecovery()).sent
+            before = {number for number in sent if number < first}
+            assert numbers_of(outcome.lost) == before
+            ledger.lost.setdefault(flight, set()).update(before)
+            for number in before:
+                del sent[number]
+            ledger._check(flight)
+            return outcome
+
         patched: dict[str, Callable[..., Any]] = {
+            "abandon": abandon,
             "on_sent": on_sent,
             "on_ack": on_ack,
             "on_loss_timer": on_loss_timer,

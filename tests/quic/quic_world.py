@@ -79,6 +79,8 @@ class Seen:
     at: float
     from_client: bool
     packet: bytes
+    to: tuple[str, int] | None = None
+    """The client's address, of a server's packet."""
 
 
 class World:
@@ -125,7 +127,7 @@ class World:
         return client.connection, self.accepted[-1]
 
     def carry(self, packet: bytes, client: SimClient | None, address: tuple[str, int] | None) -> None:
-        seen = Seen(self.now, client is not None, packet)
+        seen = Seen(self.now, client is not None, packet, address)
         self.seen.append(seen)
         for delay in self.link(seen):
             to = None if client is not None else self.clients.get(address or ("", 0))

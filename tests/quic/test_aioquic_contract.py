@@ -153,7 +153,7 @@ def test_keys_of_the_dictionaries_are_epochs(stock):
         ),
         (QuicStream(0), "max_stream_data_local max_stream_data_local_sent receiver sender"),
         (QuicStreamSender(0, writable=True), "_buffer buffer_is_empty reset_pending"),
-        (QuicStreamReceiver(0, readable=True), "highest_offset stop_pending"),
+        (QuicStreamReceiver(0, readable=True), "_ranges highest_offset stop_pending"),
         (aioquic_connection.QuicConnectionId(cid=b"", sequence_number=0), "cid was_sent"),
         (aioquic_connection.Limit(frame_type=0, name="", value=0), "sent used value"),
         (CryptoPair(), "recv send _update_key_requested _update_key update_key"),
@@ -191,6 +191,7 @@ def test_fields_of_a_sent_packet_and_of_a_receive_context():
         (QuicConnection, "_write_stream_limits", "builder space stream"),
         (QuicConnection, "_write_connection_limits", "builder space"),
         (QuicConnection, "_handle_crypto_frame", "context frame_type buf"),
+        (QuicConnection, "_handle_stream_frame", "context frame_type buf"),
         (QuicConnection, "_idle_timeout", ""),
         (QuicConnection, "_initialize", "peer_cid"),
         (QuicConnection, "_log_key_updated", "key_type trigger"),
@@ -198,16 +199,19 @@ def test_fields_of_a_sent_packet_and_of_a_receive_context():
         (QuicConnection, "_payload_received", "context plain crypto_frame_required"),
         (QuicConnection, "_push_crypto_data", ""),
         (QuicConnection, "_send_probe", ""),
+        (QuicConnection, "change_connection_id", ""),
         (QuicConnection, "close", "error_code frame_type reason_phrase"),
         (QuicConnection, "datagrams_to_send", "now"),
         (QuicConnection, "get_timer", ""),
         (QuicConnection, "handle_timer", "now"),
         (QuicConnection, "receive_datagram", "data addr now"),
         (QuicConnection, "request_key_update", ""),
+        (QuicConnection, "send_ping", "uid"),
         (QuicPacketRecovery, "on_ack_received", "ack_rangeset ack_delay now space"),
         (QuicPacketRecovery, "on_packet_sent", "packet space"),
         (QuicPacketRecovery, "reschedule_data", "now speed_up_handshake"),
         (QuicPacketRecovery, "_detect_loss", "now space"),
+        (QuicPacketRecovery, "_get_loss_space", ""),
         (QuicPacketRecovery, "on_loss_detection_timeout", "now"),
         (QuicPacketRecovery, "get_loss_detection_time", "amplification_limited"),
         (QuicPacketRecovery, "get_probe_timeout", "include_max_ack_delay"),
@@ -239,7 +243,7 @@ def test_loss_recovery_takes_these_arguments():
 
 def test_what_recovery_overrides_is_there_and_nothing_else_has_its_names():
     """What ours add must not be a name that aioquic uses for something else."""
-    overridden = {"on_ack_received", "on_packet_sent", "reschedule_data", "_detect_loss"}
+    overridden = {"on_ack_received", "on_packet_sent", "reschedule_data", "_detect_loss", "get_loss_detection_time"}
     overridden |= {"bytes_in_flight", "congestion_window"}
     ours = {name for name in vars(Recovery) if not name.startswith("__")}
     assert ours & set(dir(QuicPacketRecovery)) == overridden
@@ -247,7 +251,8 @@ def test_what_recovery_overrides_is_there_and_nothing_else_has_its_names():
 
 def test_names_that_our_connection_adds_are_not_aioquics(stock):
     overridden = {
-        "_handle_crypto_frame", "_initialize", "_log_key_updated", "_parse_transport_parameters",
+        "_handle_crypto_frame", "_handle_stream_frame", "_initialize", "_log_key_updated",
+        "_parse_transport_parameters",
         "_write_connection_limits", "_write_stream_limits", "datagrams_to_send", "get_timer", "handle_timer",
         "request_key_update",
     }  # fmt: skip
@@ -378,6 +383,7 @@ def test_frame_handlers_are_looked_up_on_the_instance():
     world.pair()
     handlers = world.clients[("192.0.2.1", 5000)].quic._QuicConnection__frame_handlers
     assert handlers[0x06][0].__func__ is Quic._handle_crypto_frame
+    assert all(handlers[kind][0].__func__ is Quic._handle_stream_frame for kind in range(0x08, 0x10))
 
 
 def test_a_clients_certificate_is_verified_by_a_method_that_asks_for_the_proof_of_the_key_first(stock):

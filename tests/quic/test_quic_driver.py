@@ -21,6 +21,7 @@ class FakeEngine:
         self.driver = driver
         self.batches = []
         self.errors = 0
+        self.full = 0
         self.timers = []
         self.deadline = math.inf
         self.changed = trio.Event()
@@ -31,6 +32,12 @@ class FakeEngine:
         for path, packets in batch:
             self.driver.transmit(path, packets)
         self._notify()
+
+    def sender_of_untrusted(self, packet):
+        return packet[:1] if packet[:1].islower() else None
+
+    def ingress_full(self, count):
+        self.full += count
 
     def network_error(self, now):
         self.errors += 1

@@ -204,3 +204,24 @@ def test_persistent_congestion_takes_a_row_of_losses_over_three_timeouts():
         flight.on_sent(index, 1, 1000, 1.0 + index * 0.05)
     flight.on_sent(21, 1, 1000, 2.1)
     assert flight.on_ack([(21, 21)], 2.11, 0.0, 0.01).persistent
+
+
+def test_what_left_by_another_path_is_given_up_without_a_sample():
+    """By number: what has left by the new path already is still out, and its ACK is the new path's first sample."""
+    flight = Flight()
+    flight.on_sent(0, 10, 1000, 1.0)
+    flight.on_sent(10, 1, 100, 1.1, packet="control")
+    flight.on_sent(11, 5, 1200, 1.2)
+    flight.on_ack([(2, 3)], 1.21, 0.0, 0.0)
+    outcome = flight.abandon(11)
+    flight.forget_path()
+    assert numbers(outcome.lost) == [1, 4, 5, 6, 7, 8, 9, 10]  # 0 was lost before, by the numbers
+    assert [run.packet for run in outcome.lost if run.packet is not None] == ["control"]
+    assert outcome.sample is None
+    assert (flight.packets, flight.bytes, flight.loss_time) == (5, 6000, None)
+    late = flight.on_ack([(5, 8)], 1.22, 0.0, 0.05)
+    assert not late.acked
+    assert late.rtt is None
+    fresh = flight.on_ack([(15, 15)], 1.3, 0.0, 0.05)
+    assert fresh.rtt == pytest.approx(0.1)
+    assert flight.min_rtt == pytest.approx(0.1)

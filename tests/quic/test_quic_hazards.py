@@ -443,3 +443,26 @@ def test_the_loss_timer_gives_up_at_the_very_moment_that_it_was_set_for():
         assert not outcome.lost
         assert flight.loss_time is not None
         assert [run.start for run in flight.on_loss_timer(flight.loss_time, srtt).lost] == [0]
+
+
+@pytest.mark.parametrize("away", [1.0, 2.0, 3.5])
+def test_a_path_that_comes_back_is_found_within_half_a_second(away):
+    """However long it was away: with everything in flight unanswered, nothing but probes may leave."""
+    gone = False
+    world = World(link=lambda seen: () if gone else (DELAY,))
+    client, server = world.pair()
+
+    def play(seconds):
+        for _ in range(round(seconds * 100)):
+            for side in (client, server):
+                side.send_datagrams([bytes(1000)])
+                side.flush()
+            world.run(0.01)
+
+    play(1)
+    gone = True
+    play(away)
+    gone = False
+    mark = len(world.received)
+    play(0.5 + 4 * DELAY)
+    assert len(world.received) > mark

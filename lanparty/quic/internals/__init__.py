@@ -15,13 +15,15 @@ private part                              why
 ``_remote_max_datagram_frame_size``       never checked by aioquic on sending; the peer would close (RFC 9221 section 3)
 ``_local_max_streams_*``, ``_streams``    one client-opened stream only; how much of it waits for acknowledgement
 ``_write_stream_limits`` and others       windows that follow what was read; stock windows double with what came
-``_handle_crypto_frame``                  512 KiB of handshake data from a stranger is too much
+``_handle_crypto_frame`` and stream's     512 KiB of handshake data from a stranger is too much, and so are endless gaps
 ``_initialize``, ``tls.Context``          what the user pinned is believed as it is, not only when it is a root
+``_setup_traffic_protection``             the channel binding: the moment at which TLS defines its exporter
 ``_state``, ``_close_event`` ...          the peer's goodbye at once, not three probe time-outs later
 ========================================  ============================================================================
 
-Map: ``config`` what aioquic is given; ``guarded`` limits against a hostile peer; ``recovery`` loss and congestion in
-aioquic's place; ``quic`` the batched data path, the class ``Quic``; ``strangers`` packets outside any connection.
+Map: ``config`` what aioquic is given; ``exporter`` the channel binding; ``guarded`` limits against a hostile peer;
+``recovery`` loss and congestion in aioquic's place; ``quic`` the batched data path, the class ``Quic``; ``strangers``
+packets outside any connection.
 
 Must not know: sockets, trio, time.
 """

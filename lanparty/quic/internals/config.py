@@ -21,6 +21,7 @@ from OpenSSL.crypto import X509, X509Store, X509StoreContext, X509StoreContextEr
 
 from lanparty.obs.errors import UsageError
 from lanparty.quic import settings
+from lanparty.quic.internals.exporter import BoundTls
 from lanparty.quic.trust import ServerIdentity, Trust, system_store
 
 __all__ = ["CONNECTION_ID_SIZE", "VERSIONS", "ClientTls", "client_configuration", "server_configuration"]
@@ -85,7 +86,7 @@ def _key_log() -> TextIO | None:
     return _key_log_file
 
 
-class ClientTls(tls.Context):
+class ClientTls(BoundTls):
     """aioquic's TLS, but pinned certificates need not be roots: a relay's own or an intermediate one will do."""
 
     def _client_handle_certificate_verify(self, input_buf: Buffer) -> None:

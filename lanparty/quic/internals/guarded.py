@@ -1,7 +1,7 @@
 """``QuicConnection`` with the limits that it lacks against a hostile peer.
 
-Owns: receive windows that follow what was read, the one stream, the size of handshake data, how the end of a connection
-is seen. Must not know: datagrams, congestion control (``quic.py``, ``recovery.py``), sockets, time.
+Owns: receive windows that follow what was read, the one stream, size and gaps of handshake data, how the end of a
+connection is seen. Must not know: datagrams, congestion control (``quic.py``, ``recovery.py``), sockets, time.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from OpenSSL.crypto import Error as OpenSSLError
 
 from lanparty.quic import settings
 from lanparty.quic.internals.config import ClientTls
+from lanparty.quic.internals.exporter import BoundTls
 
 __all__ = [
     "CONTROL_STREAM",
     "CRYPTO_ERROR",
     "HOSTILE_INPUT_ERRORS",
+    "MAX_GAPS",
     "Ending",
     "GuardedQuic",
     "QuicErrorCode",
@@ -71,6 +73,12 @@ HOSTILE_INPUT_ERRORS: Final = (
 certificate with an impossible version number, at a client); the others are from reading the source. Each one is worth
 a look: counter ``hostile_input``. Anything else that it raises is a mistake (counter ``internal_error``, and an event).
 The connection is closed either way."""
+
+MAX_GAPS: Final = 256
+"""Parts of a stream, or of handshake data, that may wait for what is missing between them. The window is 55 packets, so
+an honest peer leaves 27 gaps at most, unless it sends a few bytes at a time. aioquic keeps as many as there are, and
+looks through all of them at each frame: every second byte of 64 KiB, 130 KB of packets from a stranger, would keep a
+core busy for half a minute."""
 
 _MAX_REASON: Final = 200
 """Bytes of a reason phrase. aioquic raises when a longer one does not fit its packet, which a server certificate with
@@ -124,6 +132,13 @@ class GuardedQuic(QuicConnection):
     def handshake_complete(self) -> bool:
         """Whether the TLS handshake is complete at this end."""
         return self._handshake_complete
+
+    @property
+    def binding(self) -> bytes:
+        """The channel binding (RFC 9266), 32 bytes, equal at both ends and at no other connection; empty before the
+        handshake is complete."""
+        context: Any = self.tls  # a BoundTls, see ``_initialize``
+        return bytes(context.channel_binding) if self._handshake_complete else b""
 
     @property
     def peer_certificate(self) -> Any:
@@ -227,14 +242,29 @@ class GuardedQuic(QuicConnection):
             )
         buf.seek(start)
         super()._handle_crypto_frame(context, frame_type, buf)
+        if len(self._crypto_streams[context.epoch].receiver._ranges) > MAX_GAPS:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type=frame_type,
+                reason_phrase="too many gaps in the handshake data",
+            )
 
-    # -- overridden: whom a client believes ---------------------------------------------------------------------------
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        super()._handle_stream_frame(context, frame_type, buf)
+        for stream in self._streams.values():  # one at most
+            if len(stream.receiver._ranges) > MAX_GAPS:
+                raise QuicConnectionError(
+                    error_code=QuicErrorCode.INTERNAL_ERROR,
+                    frame_type=frame_type,
+                    reason_phrase="too many gaps in the control stream",
+                )
+
+    # -- overridden: whom a client believes, and the channel binding ---------------------------------------------------
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        if self._is_client:
-            # aioquic makes the context itself and lets nobody choose its class; the subclass adds no state.
-            self.tls.__class__ = ClientTls
+        # aioquic makes the context itself and lets nobody choose its class; the subclasses add no state of their own.
+        self.tls.__class__ = ClientTls if self._is_client else BoundTls
 
     # -- overridden: guards around the public calls ------------------------------------------------------------------
 

@@ -126,6 +126,12 @@ class Quic(GuardedQuic):
         self._unacknowledged_from = _NO_NUMBER
         self._ack_pinged_at = -math.inf
         self._active: QuicNetworkPath | None = None
+        self.path_changes = 0
+        """How often the connection began anew on another path."""
+        self._latest: QuicNetworkPath | None = None
+        """The path that is used, validated or not; ``_active`` is the last one that was."""
+        self._path_from = 0
+        """Number of the first packet on the present path."""
         self._waited = 0.0
         self._handshake_kept = not self._is_client
         self.clock: Callable[[], float] | None = None
@@ -251,13 +257,45 @@ class Quic(GuardedQuic):
                 space.expected_packet_number = top + 1
 
     def _follow_path(self, now: float) -> None:
-        """Begin anew on another path, but not where only the peer's port changed (RFC 9000 section 9.4)."""
+        """Go on by another path of the peer's, once it is validated.
+
+        Not before: a packet that somebody else sent on from an address of their own must not make us forget what we
+        know of the path that we shall be back on.
+        """
         active = self._network_paths[0] if self._network_paths else None
-        before, self._active = self._active, active
-        if before is None or active is None or before is active or before.addr[0][0] == active.addr[0][0]:
+        if active is not self._latest:
+            self._latest, self._path_from = active, self._packet_number
+        if active is None or active is self._active or not active.is_validated:
             return
-        self.control.on_path_change(now)
-        self.mtu.on_path_change(self.mtu.ceiling, now)
+        before, self._active = self._active, active
+        if before is not None:
+            self._begin_path(now, learnt=before.addr[0][0] == active.addr[0][0])
+
+    def _begin_path(self, now: float, *, learnt: bool) -> None:
+        """Go on by another path. ``learnt``: it differs by the peer's port alone, so what is known of it holds."""
+        self._recovery.on_path_change(now, self._space, self._path_from, learnt=learnt)
+        if not learnt:
+            self.path_changes += 1
+            self.mtu.on_path_change(self.mtu.ceiling, now)
+
+    def migrate(self, now: float) -> None:
+        """Client: go on, because packets leave from another local address from now on (RFC 9000 section 9.2).
+
+        An id of the peer's that was not used on the old path hides that it is us (section 9.5); where there is none
+        left, it is as if a NAT had moved us. The PING is repeated until it is answered: see ``path_proven``.
+        """
+        self._path_from = self._packet_number
+        self.change_connection_id()
+        self._begin_path(now, learnt=False)
+        self.send_ping(0)
+
+    @property
+    def path_proven(self) -> bool:
+        """Whether the peer has acknowledged a packet that left after the last ``migrate``, and so by the new path.
+
+        The ACK, which only the peer could make, came by the new path as well: that is where the peer answers.
+        """
+        return self._recovery.flight.largest_acked >= self._path_from
 
     def _other_phase_untrusted(self, packet: bytes, address: Any, now: float, datagrams: list[bytes]) -> None:
         """Take a packet that the present keys are not for: late, from before a key update, or the next update."""

@@ -13,6 +13,7 @@ Differences from aioquic that are meant:
 - Round-trip times under a millisecond are what they are: a queue of one packet at 100 Mbit/s is 0.1 ms.
 - A probe time-out repeats aioquic's oldest packet and gives up no datagram: they are not repeated, so nothing is won
   by calling them lost before they are.
+- Probe time-outs are doubled to half a second, not for ever: see ``_LONGEST_PAUSE``.
 - An ACK of a number that was never sent ends the connection (RFC 9000 section 13.1): else a receiver could claim what
   it never got, and have us flood the path (section 21.4).
 """
@@ -43,6 +44,11 @@ probes go out while datagrams fill the window."""
 _MAX_HOST_DELAY: Final = 0.015
 """Seconds of the programs' own delay that the window makes up for. On two busy cores 1 to 5 ms are usual; more than
 this would be a queue that we make ourselves."""
+
+_LONGEST_PAUSE: Final = 0.5
+"""Seconds between two probe time-outs at most, or one time-out that was not doubled yet. RFC 9002 section 6.2.1 doubles
+them without end: after 2 s without a path the next packet leaves up to 2 s after it is back, for a full window lets
+nothing else out. A session that hears nothing is given up after 4.5 s, so this is a dozen small packets."""
 
 _MAX_PACKETS: Final = 16384
 """Packets in flight at most: a packet number of two bytes is told from its neighbours 32 768 away (RFC 9000 appendix
@@ -211,6 +217,14 @@ class Recovery(QuicPacketRecovery):
                 self._pto_count = 0
         self._conclude(outcome, now, space)
 
+    def get_loss_detection_time(self, *, amplification_limited: bool = False) -> float | None:
+        """When ``on_loss_detection_timeout`` is due; None when never."""
+        found = super().get_loss_detection_time(amplification_limited=amplification_limited)
+        if found is None or not self.handshake_confirmed or self._get_loss_space() is not None:
+            return found
+        pause = max(_LONGEST_PAUSE, self.get_probe_timeout())
+        return min(found, self._time_of_last_sent_ack_eliciting_packet + pause)
+
     def _detect_loss(self, *, now: float, space: QuicPacketSpace) -> None:
         if not space.is_application_data:
             super()._detect_loss(now=now, space=space)
@@ -230,6 +244,23 @@ class Recovery(QuicPacketRecovery):
         for space in self.spaces:
             if space.is_application_data:
                 space.ack_eliciting_in_flight = self.flight.packets
+
+    def on_path_change(self, now: float, space: QuicPacketSpace, first: int, *, learnt: bool) -> None:
+        """Go on by another path, by which the packets from number ``first`` on have left.
+
+        What left before is given up: else it would fill the window until a time-out, and aioquic's frames in it would
+        be sent again only then. Unless ``learnt``, where only the peer's port is another one, round-trip times and
+        congestion control begin anew (RFC 9000 section 9.4).
+        """
+        self._pto_count = 0
+        self._conclude(self.flight.abandon(first), now, space)
+        if learnt:
+            return
+        self._rtt_initialized = False
+        self._rtt_smoothed = self._rtt_latest = self._rtt_variance = 0.0
+        self._rtt_min = math.inf
+        self.flight.forget_path()
+        self.control.on_path_change(now)
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
