@@ -7,6 +7,8 @@ Steps at an admission: the first one makes the adapter (down), prepares the addr
 ones only compare the MTU. Each time, frames flow after that, never before. An admission that is cancelled between two
 steps leaves what it made, and the next one goes on from there.
 
+While the computer is in the house itself (``homecoming.py``) the adapter is down, and nothing goes either way.
+
 Owns: the adapter and the tasks that belong to it, in the nurseries that app.py gives.
 Must not know: QUIC, DHCP, the order in which the program starts and stops (app.py).
 """
@@ -18,7 +20,7 @@ from typing import Protocol
 import trio
 
 from lanparty.client.identity import Identity
-from lanparty.ctrl.messages import Member, Role, Welcome
+from lanparty.ctrl.messages import MAX_MEMBERS, Member, Role, Welcome
 from lanparty.link.adapter import AdapterKind, open_adapter
 from lanparty.link.address import AddressOptions, PlayerNetwork
 from lanparty.link.device import DEFAULT_MTU, ETHERNET_HEADER, EthernetDevice
@@ -82,6 +84,10 @@ class Adapters(Protocol):
         """Bring an adapter up."""
         ...
 
+    async def set_down(self, device: EthernetDevice) -> None:
+        """Take an adapter down: its routes go, its address stays."""
+        ...
+
     async def set_mtu(self, device: EthernetDevice, mtu: int) -> None:
         """Change an adapter's MTU."""
         ...
@@ -132,6 +138,10 @@ class HostAdapters:
         """See `Adapters`. Raises MachineError."""
         await self._netlink.set_link(device.name, up=True)
 
+    async def set_down(self, device: EthernetDevice) -> None:
+        """See `Adapters`. Raises MachineError."""
+        await self._netlink.set_link(device.name, up=False)
+
     async def set_mtu(self, device: EthernetDevice, mtu: int) -> None:
         """See `Adapters`. Raises MachineError."""
         await self._netlink.set_link(device.name, mtu=mtu)
@@ -169,6 +179,26 @@ class Player:
         self._first = True
         self._house_since = 0.0
         self._gateways: set[int] = set()
+        self._home: str | None = None
+        self._moving = trio.Lock()
+
+    async def at_home(self, interface: str | None) -> None:
+        """Pause the tunnel, because the house is heard by ``interface`` itself; None: it is not any more.
+
+        The routes of the adapter would win over those of the cable, so it goes down. Raises MachineError.
+        """
+        async with self._moving:
+            was, self._home = self._home, interface
+            self._tunnel.paused = interface is not None
+            device = self.device
+            if device is None or not self._up or (was is None) == (interface is None):
+                return
+            if interface is not None:
+                await self._adapters.set_down(device)
+                log(events.CLIENT_AT_HOME, interface=interface, tap=device.name)
+            else:
+                await self._adapters.set_up(device)
+                log(events.CLIENT_AWAY_AGAIN, interface=was, tap=device.name)
 
     def drain(self) -> None:
         """Send what the address set-up's farewell left in the adapter. Raises DeviceGoneError."""
@@ -201,6 +231,9 @@ class Player:
             self._links.start_soon(pump_device, self.device, self._tunnel)
             self._links.start_soon(self._watch_adapter, self.device)
             log(events.CLIENT_TAP, interface=self.device.name, mac=format_mac(self.device.mac), mtu=mtu)
+            if self._home is not None:  # heard while the adapter was being made
+                home, self._home = self._home, None
+                await self.at_home(home)
 
     def on_ready(self, welcome: Welcome) -> None:
         """Say that frames flow, and whether the house is there."""
@@ -222,7 +255,7 @@ class Player:
 
     def on_peer_joined(self, member: Member) -> None:
         """Notice that the house came."""
-        if member.role is Role.GATEWAY:
+        if member.role is Role.GATEWAY and len(self._gateways) < MAX_MEMBERS:
             self._gateways.add(member.peer_id)
             self._tell_of_gateway()
 
@@ -262,6 +295,8 @@ class Player:
         news = News()
         while True:
             await trio.sleep(DIAGNOSE)
+            if self._home is not None:
+                continue  # it is down because we took it down
             counters = device.counters
             state = DeviceState(
                 name=device.name,

@@ -3,10 +3,13 @@
     netlink
     └ services ┬ LAN link: reader, netlink watcher      outlives every reconnect
                ├ CAM refresh
+               ├ watchdog                           tells the service manager that the main loop turns
                ├ uplink loop: connect -> session -> back-off -> again
                └ (the signal watcher is lanparty.cli.run's; it sets ``stop``)
 
-Started in this order: what the interface cannot do is known before the relay hears of us.
+Started in this order: what the interface cannot do is known before the relay hears of us. Before all of it, when the
+files were read that the command line names, privileges are given up but for two, which opening the interface needs,
+now and whenever it returns: CAP_NET_RAW (its packet socket) and CAP_NET_ADMIN (everything else).
 Stopped: goodbye to the relay, with a deadline; then everything else, and the LAN link gives the interface back.
 
 Owns: this order. Must not know: what any of the parts does.
@@ -18,6 +21,8 @@ import argparse
 
 import trio
 
+from lanparty.cli.privileges import Capability
+from lanparty.cli.service import Service
 from lanparty.ctrl.messages import Role
 from lanparty.gateway.bridge import Bridge
 from lanparty.link.journal import state_directory
@@ -30,18 +35,20 @@ from lanparty.obs.log import log
 from lanparty.proto.superframe import Frame
 from lanparty.uplink.loop import UplinkLoop
 from lanparty.uplink.settings import settings_from
+from lanparty.uplink.tick import TICK, next_tick
 from lanparty.uplink.tunnel import Tunnel
 from lanparty.uplink.watch import NetlinkWatch
 
 __all__ = ["amain"]
 
 
-async def amain(options: argparse.Namespace, stop: trio.Event) -> None:
+async def amain(options: argparse.Namespace, stop: trio.Event, service: Service) -> None:
     """Run the gateway until ``stop`` is set.
 
     Raises UsageError, MachineError (before the relay hears of us), RefusedError, UntrustedError, ConnectionFailedError.
     """
     settings = settings_from(options, role=Role.GATEWAY)
+    service.drop_privileges({Capability.NET_ADMIN, Capability.NET_RAW})
     async with open_netlink() as netlink, trio.open_nursery() as services:
         for what in await repair(state_directory(), netlink):
             log(events.REPAIRED, what=what)
@@ -54,6 +61,7 @@ async def amain(options: argparse.Namespace, stop: trio.Event) -> None:
         await services.start(lan.run, netlink)
         if not lan.is_up:
             log(events.GATEWAY_LAN_DOWN, interface=lan.interface)
+        services.start_soon(service.beat, TICK, next_tick)
         services.start_soon(bridge.refresh)
         services.start_soon(uplink.run)
 

@@ -3,12 +3,15 @@
     room -> house   Tunnel -> on_frames -> RemoteMembers.to_house_untrusted -> LanLink.write_batch
     house -> room   LanLink -> _from_house -> RemoteMembers.to_room -> Tunnel.transmit
 
-Owns: the joints between tunnel, member table, CAM schedule and LAN link; when the gateway is usable.
+While the house LAN has a loop (``loop.py``) nothing goes either way.
+
+Owns: the joints between tunnel, member table, CAM schedule, loop watch and LAN link; when the gateway is usable.
 Must not know: QUIC, packet sockets, the order in which the program starts and stops (app.py).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -16,10 +19,12 @@ import trio
 
 from lanparty.ctrl.messages import Member, Welcome
 from lanparty.gateway.cam import CamSchedule
+from lanparty.gateway.loop import LoopWatch, News
 from lanparty.gateway.members import RemoteMembers
 from lanparty.obs import events
 from lanparty.obs.log import log
-from lanparty.proto.superframe import Frame
+from lanparty.proto.probe import ID_SIZE
+from lanparty.proto.superframe import Frame, frames_of
 from lanparty.uplink.tunnel import Tunnel
 
 __all__ = ["Bridge", "Lan"]
@@ -50,6 +55,10 @@ class Lan(Protocol):
         """Say which MACs are remote."""
         ...
 
+    def set_deaf(self, deaf: bool) -> None:
+        """Say whether frames of the house are of any interest."""
+        ...
+
     def write_batch(self, frames: Sequence[Frame]) -> None:
         """Send frames into the house; never blocks."""
         ...
@@ -62,6 +71,7 @@ class Bridge:
         """Connect ``lan`` and ``tunnel``; ``cam_interval`` is in seconds. Frames of ``tunnel`` come to `on_frames`."""
         self.members = RemoteMembers(dropped=tunnel.counters.other_dropped)
         self.cam = CamSchedule(cam_interval)
+        self.loop = LoopWatch(os.urandom(ID_SIZE))
         self._lan = lan
         self._tunnel = tunnel
         self._welcome: Welcome | None = None
@@ -70,7 +80,7 @@ class Bridge:
         lan.on_state = self._lan_state
 
     async def refresh(self) -> None:
-        """Send CAM refresh frames when they are due, and age the member table. Runs until cancelled."""
+        """Send CAM refresh frames and probes when they are due, and age the member table. Runs until cancelled."""
         while True:
             self._wake = trio.Event()
             now = trio.current_time()
@@ -78,10 +88,13 @@ class Bridge:
                 self._lan.set_members(self.members.macs)
             due = self.members.next_expiry()
             if self._lan.is_up:
-                frames = self.cam.take(now)
-                if frames:
-                    self._lan.write_batch(frames)
-                due = min(due, self.cam.next_due())
+                self._probe(now)
+                due = min(due, self.loop.next_due())
+                if not self.loop.paused:
+                    frames = self.cam.take(now)
+                    if frames:
+                        self._lan.write_batch(frames)
+                    due = min(due, self.cam.next_due())
             with trio.move_on_at(due):
                 await self._wake.wait()
 
@@ -104,8 +117,9 @@ class Bridge:
         self._tell_if_usable()
 
     def on_peer_joined(self, member: Member) -> None:
-        """Learn a player's MAC, and tell the house switch."""
+        """Learn a player's MAC, and tell the house switch, and a player who is at home."""
         if self.members.joined(member) is not None:
+            self.loop.soon(trio.current_time())
             self._members_changed()
 
     def on_peer_left(self, peer_id: int) -> None:
@@ -126,22 +140,61 @@ class Bridge:
         if self.members.macs is not known:  # A sender that is not announced yet: its answers must find it.
             self._lan.set_members(self.members.macs)
             self._wake.set()
-        if passed:
+        for probe in self.members.take_probes():
+            self._heard(probe, now, from_room=True)
+        if self.loop.paused:
+            self._tunnel.counters.drop("loop", frames_of(passed))
+        elif passed:
             self._lan.write_batch(passed)
 
     # The LAN link's calls
 
     def _from_house(self, frames: list[Frame]) -> None:
         """House -> room."""
-        self._tunnel.transmit(self.members.to_room(frames))
+        passed = self.members.to_room(frames)
+        if len(passed) != len(frames):
+            for probe in self.members.take_probes():
+                self._heard(probe, trio.current_time())
+        if self.loop.paused:
+            self._tunnel.counters.drop("loop", frames_of(passed))
+        else:
+            self._tunnel.transmit(passed)
 
     def _lan_state(self, up: bool) -> None:
         log(events.GATEWAY_LAN_UP if up else events.GATEWAY_LAN_DOWN, interface=self._lan.interface)
         self.members.own_mac = self._lan.mac
         if up:
             self.cam.refresh_all()  # The switch behind a cable that was pulled may be another one.
+            self.loop.lan_up(trio.current_time())
             self._wake.set()
             self._tell_if_usable()
+
+    # The loop watch's
+
+    def _probe(self, now: float) -> None:
+        """Send the probe, if it is due."""
+        frame, news = self.loop.take(self.members.announced, now)
+        if frame is None:
+            return
+        self._lan.set_deaf(False)
+        if news is News.CLEARED:
+            log(events.GATEWAY_LOOP_CLEARED, interface=self._lan.interface)
+            self.cam.refresh_all()
+        self._lan.write_batch([frame])
+
+    def _heard(self, frame: bytes, now: float, *, from_room: bool = False) -> None:
+        """Take note of a probe."""
+        news = self.loop.heard_untrusted(frame, now, from_room=from_room)
+        if self.loop.paused and not self.loop.listening:
+            self._lan.set_deaf(True)
+            self._wake.set()
+        match news:
+            case News.LOOP:
+                log(events.GATEWAY_LOOP, interface=self._lan.interface)
+            case News.ROOM_LOOP:
+                log(events.GATEWAY_ROOM_LOOP, interface=self._lan.interface)
+            case News.OTHER:
+                log(events.GATEWAY_OTHER, interface=self._lan.interface)
 
     def _members_changed(self) -> None:
         self.cam.set_members(self.members.announced)

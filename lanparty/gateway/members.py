@@ -8,7 +8,8 @@ The relay filters what players send; the gateway does not rely on it. From the r
   2. its source is the MAC of the player that the relay names as its origin,
   3. its destination is not one that switches take for themselves (spanning tree, LACP, LLDP, CDP ...).
 From the house to the room a frame passes when its source is no player's MAC: such a frame is one of ours that came back
-(a loop), or the player is at home with the tunnel still up, and in the room it would move the player.
+(a loop), or the player is at home with the tunnel still up, and in the room it would move the player. Gateways' probes
+(``proto.probe``) pass in neither direction; `take_probes` has them.
 A super-frame is judged once, by its headers, for all frames that it stands for: they have the same addresses.
 
 Learning: the relay's list at admission and its lifecycle messages make entries. A frame may overtake the message that
@@ -23,11 +24,12 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from lanparty.ctrl.messages import Member, Role
+from lanparty.ctrl.messages import MAX_MEMBERS, Member, Role
+from lanparty.proto import probe
 from lanparty.proto.mac import MacAddress
 from lanparty.proto.superframe import Frame, frames_of, head_of, longest_of
 
-__all__ = ["MAX_FRAME", "MAX_PROVISIONAL", "PROVISIONAL_AGE", "RemoteMembers"]
+__all__ = ["MAX_FRAME", "MAX_PROBES", "MAX_PROVISIONAL", "PROVISIONAL_AGE", "RemoteMembers"]
 
 MIN_FRAME = 14
 MAX_FRAME = 1514
@@ -38,6 +40,9 @@ PROVISIONAL_AGE = 3.0
 
 MAX_PROVISIONAL = 16
 """Senders believed at once without announcement: as many as may join within PROVISIONAL_AGE, and no flood's worth."""
+
+MAX_PROBES = 16
+"""Probes kept of a batch: in a storm each is there many times, and a few say it all."""
 
 
 def _is_switch_control(destination: bytes) -> bool:
@@ -72,8 +77,12 @@ class RemoteMembers:
     """Frames dropped here, by reason; may be shared with other counters."""
 
     _macs: dict[int, bytes] = attrs.field(factory=dict, init=False)
+    """By peer id, at most MAX_MEMBERS: no lawful room has more, and each costs the house a CAM refresh."""
     _provisional: dict[int, tuple[bytes, float]] = attrs.field(factory=dict, init=False)
     _remote: frozenset[bytes] = attrs.field(default=frozenset(), init=False)
+    _not_house: frozenset[bytes] = attrs.field(default=frozenset((probe.SOURCE,)), init=False)
+    """Sources that no frame of the house has."""
+    _probes: list[bytes] = attrs.field(factory=list, init=False)
 
     @property
     def macs(self) -> frozenset[bytes]:
@@ -100,6 +109,9 @@ class RemoteMembers:
         mac = MacAddress.parse(member.virtual_mac).octets
         if not self._acceptable(mac):
             self._drop("bad-member-mac")
+            return None
+        if len(self._macs) >= MAX_MEMBERS and member.peer_id not in self._macs:
+            self._drop("too-many-members")
             return None
         self._provisional.pop(member.peer_id, None)
         self._macs[member.peer_id] = mac
@@ -135,7 +147,8 @@ class RemoteMembers:
             if not MIN_FRAME <= longest_of(frame) <= MAX_FRAME:
                 self._drop("room-length", frames_of([frame]))
             elif macs.get(origin) != head[6:12] and not self._believe(origin, head[6:12], now):
-                self._drop("room-source", frames_of([frame]))
+                if not self._is_probe(frame):
+                    self._drop("room-source", frames_of([frame]))
             elif head[0] == 1 and _is_switch_control(head[:6]):
                 self._drop("room-switch-control", frames_of([frame]))
             else:
@@ -144,11 +157,25 @@ class RemoteMembers:
 
     def to_room(self, frames: Sequence[Frame]) -> list[Frame]:
         """Give those frames of the house that may go to the relay, in order."""
-        remote = self._remote
-        passed = [frame for frame in frames if head_of(frame)[6:12] not in remote]
+        others = self._not_house
+        passed = [frame for frame in frames if head_of(frame)[6:12] not in others]
         if len(passed) != len(frames):
-            self._drop("house-member-source", frames_of(frames) - frames_of(passed))
+            ours = [frame for frame in frames if head_of(frame)[6:12] in others and not self._is_probe(frame)]
+            if ours:
+                self._drop("house-member-source", frames_of(ours))
         return passed
+
+    def take_probes(self) -> list[bytes]:
+        """Give the frames with the probes' source that the last batch had, at most MAX_PROBES."""
+        probes, self._probes = self._probes, []
+        return probes
+
+    def _is_probe(self, frame: Frame) -> bool:
+        if not isinstance(frame, bytes) or frame[6:12] != probe.SOURCE:
+            return False
+        if len(self._probes) < MAX_PROBES:
+            self._probes.append(frame)
+        return True
 
     def _drop(self, reason: str, count: int = 1) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + count
@@ -168,7 +195,8 @@ class RemoteMembers:
 
     def _acceptable(self, mac: bytes) -> bool:
         """True for a MAC that a client may have: unicast, locally administered (so not zero), and not ours."""
-        return mac[0] & 0x03 == 0x02 and mac != self.own_mac
+        return mac[0] & 0x03 == 0x02 and mac not in (self.own_mac, probe.SOURCE)
 
     def _rebuild(self) -> None:
         self._remote = frozenset(self._macs.values()) | {mac for mac, _ in self._provisional.values()}
+        self._not_house = self._remote | {probe.SOURCE}

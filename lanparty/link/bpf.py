@@ -13,9 +13,10 @@ A frame passes when it is
   or the player is in the house with the tunnel still up. It must never move the member (l2-guard, "From the LAN
   side"). It is dropped in silence: to report a loop or a player at home, the kernel would have to let such frames
   through. Then the copies for the own stack would come as well, which look as if they came from the wire, and the
-  storm of a loop would wake Python for each frame. To tell these apart at a bounded cost takes a probe of our own.
+  storm of a loop would wake Python for each frame. What tells these apart at a bounded cost is the gateway's probe.
 
-Without members nothing passes: nobody is there to get it.
+Without members only the probe passes (``proto.probe``; with members it does as any broadcast): nobody else is there to
+get anything, but a loop is to be told before somebody comes.
 
 Layout of the program (offsets of conditional jumps are 8 bits and forward only, unconditional ones 32 bits):
 
@@ -33,6 +34,8 @@ import struct
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from lanparty.proto.probe import ETHERTYPE_PROBE, SOURCE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -44,6 +47,7 @@ __all__ = [
     "Instruction",
     "accepts",
     "assemble",
+    "deaf_filter",
     "is_exact",
     "lan_filter",
     "untagged_filter",
@@ -77,6 +81,7 @@ CONTROL_GROUPS: Final = (
 
 _CONTROL_ADDRESSES: Final = frozenset(struct.pack("!IH", high, low) for high, low in CONTROL_GROUPS)
 _BRIDGE_PREFIX: Final = b"\x01\x80\xc2\0\0"
+_PROBE: Final = SOURCE + ETHERTYPE_PROBE.to_bytes(2)
 _TAG_BYTES: Final = frozenset(struct.pack("!H", ethertype) for ethertype in TAG_ETHERTYPES)
 
 # linux/bpf_common.h
@@ -115,7 +120,9 @@ def is_exact(members: AbstractSet[bytes]) -> bool:
 
 def accepts(frame: bytes, members: AbstractSet[bytes]) -> bool:
     """The same decision in Python, for one untagged-by-the-kernel frame; ``members`` are raw 6-byte addresses."""
-    if not members or len(frame) < 14 or frame[6:12] in members or frame[12:14] in _TAG_BYTES:
+    if not members:
+        return frame[6:14] == _PROBE
+    if len(frame) < 14 or frame[6:12] in members or frame[12:14] in _TAG_BYTES:
         return False
     destination = frame[:6]
     if not frame[0] & 1:
@@ -133,7 +140,13 @@ def lan_filter(members: Iterable[bytes], *, exact: bool | None = None) -> list[I
     """
     addresses = sorted({_split(member) for member in members})
     if not addresses:
-        return [_DROP]
+        probe = _search([_split(SOURCE)], _SOURCE, hit=_ACCEPT, miss=_DROP)
+        return [
+            Instruction(_LD_HALF, 0, 0, _ETHERTYPE),
+            Instruction(_JEQ, 0, len(probe), ETHERTYPE_PROBE),
+            *probe,
+            _DROP,
+        ]
     if exact is None:
         exact = len(addresses) <= MAX_EXACT_MEMBERS
     group = _group_checks()
@@ -151,6 +164,11 @@ def lan_filter(members: Iterable[bytes], *, exact: bool | None = None) -> list[I
         Instruction(_JA, 0, 0, len(unicast)),
     ]
     return [*start, *unicast, *group, *common]
+
+
+def deaf_filter() -> list[Instruction]:
+    """A filter that lets nothing pass."""
+    return [_DROP]
 
 
 def untagged_filter() -> list[Instruction]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from lanparty.link.adapter import open_adapter
-from lanparty.link.bpf import accepts, lan_filter
+from lanparty.link.bpf import accepts, deaf_filter, lan_filter
 from lanparty.link.checks import check_interface
 from lanparty.link.device import DEFAULT_MTU, ETHERNET_HEADER, MIN_FRAME, DeviceCounters, DeviceGoneError
 from lanparty.link.kernel import disable_ipv6
@@ -86,6 +86,7 @@ class LanLink:
         self._max_frame = max_frame
         self._helper: AdapterKind = helper
         self._members: frozenset[bytes] = frozenset()
+        self._deaf = False
         self._mac = b""
         self._up = False
         self._device: PacketDevice | TapDevice | None = None
@@ -114,6 +115,14 @@ class LanLink:
         self._members = frozenset(members)
         if self._device is not None:
             self._set_filter(self._device)
+
+    def set_deaf(self, deaf: bool) -> None:
+        """Have the kernel keep everything from us, or no more: in a LAN that has a loop reading is work without
+        end."""
+        if deaf != self._deaf:
+            self._deaf = deaf
+            if self._device is not None:
+                self._set_filter(self._device)
 
     def write_batch(self, frames: Sequence[Frame]) -> None:
         """Send players' frames into the house, in order; never blocks. While the LAN is down they are dropped,
@@ -259,7 +268,9 @@ class LanLink:
             yield port
 
     def _set_filter(self, device: PacketDevice | TapDevice) -> None:
-        if not device.set_filter(lan_filter(self._members)):
+        if self._deaf:
+            device.set_filter(deaf_filter())
+        elif not device.set_filter(lan_filter(self._members)):
             device.set_filter(lan_filter(self._members, exact=False))  # ENOMEM: net.core.optmem_max is small
 
     async def _read(self, device: PacketDevice | TapDevice) -> None:

@@ -94,6 +94,8 @@ class Tunnel:
         self.overlay = OverlayCounters()
         self.device_counters: Callable[[], DeviceCounters] | None = None
         """Gives the counters of the role's device, which travel with ours."""
+        self.paused = False
+        """True: the role wants no frames carried, either way. Echoes go on."""
         self._framelog = framelog
         self._news = News()
         self._diagnosed = TunnelCounters()
@@ -150,6 +152,9 @@ class Tunnel:
         if attached is None:
             self.counters.not_connected_dropped += frames_of(frames)
             return
+        if self.paused:
+            self.counters.drop("paused", frames_of(frames))
+            return
         budget = attached.connection.datagram_budget
         if budget != attached.budget:
             self._follow_budget(attached, budget)
@@ -174,6 +179,9 @@ class Tunnel:
         if echoes:
             self._echoes_untrusted(attached, echoes, now)
         if not frames:
+            return
+        if self.paused:
+            self.counters.drop("paused", len(frames))
             return
         counters = self.counters
         counters.frames_in += len(frames)

@@ -80,6 +80,9 @@ class FakeAdapters:
         await self.pause("up")
         self.calls.append("up")
 
+    async def set_down(self, device):
+        self.calls.append("down")
+
     async def set_mtu(self, device, mtu):
         await self.pause("mtu")
         self.calls.append(f"mtu {mtu}")

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from lanparty.cli.service import Service
 from lanparty.gateway import app
 from lanparty.gateway.options import build_parser
 from lanparty.obs.errors import MachineError
@@ -34,7 +35,7 @@ async def test_what_an_earlier_run_left_is_put_right_first_and_told(monkeypatch,
     options = build_parser().parse_args(["--relay", "192.0.2.1", "--room", "R", "--interface", "eth9"])
     options.frame_log = False
     with captured() as entries, pytest.raises(ExceptionGroup) as caught:
-        await app.amain(options, trio.Event())
+        await app.amain(options, trio.Event(), Service())
     assert caught.group_contains(MachineError, match="there is no eth9")
     assert [(entry["event"], entry["what"]) for entry in entries] == [
         ("program.repaired", "removed the interface lanparty-far0")

@@ -7,6 +7,7 @@ from lanparty.ctrl.messages import PROTOCOL, Member, Role, Welcome
 from lanparty.gateway.bridge import Bridge
 from lanparty.gateway.members import PROVISIONAL_AGE
 from lanparty.obs.log import captured
+from lanparty.proto.probe import encode_probe, parse_probe_untrusted
 from lanparty.uplink.tunnel import Tunnel
 
 ONE, TWO, HOUSE = (bytes.fromhex(text) for text in ("020000000001", "020000000002", "001122334455"))
@@ -22,9 +23,13 @@ class FakeLan:
         self.on_state = None
         self.members = frozenset()
         self.written = []
+        self.deaf = False
 
     def set_members(self, members):
         self.members = frozenset(members)
+
+    def set_deaf(self, deaf):
+        self.deaf = deaf
 
     def write_batch(self, frames):
         self.written += frames
@@ -34,8 +39,13 @@ class FakeLan:
         self.on_state(up)
 
     def take(self):
+        """What was written since, but probes."""
         written, self.written = self.written, []
-        return written
+        return [frame for frame in written if parse_probe_untrusted(frame) is None]
+
+    def take_probes(self):
+        written, self.written = self.written, []
+        return [frame for frame in written if parse_probe_untrusted(frame) is not None]
 
 
 def player(peer, mac):
@@ -152,3 +162,65 @@ async def test_bridging_is_said_when_both_sides_are_there(lan_first, autojump_cl
             setup.lan.set_up(True)
     said = [entry for entry in entries if entry["event"] == "gateway.bridging"]
     assert [(entry["interface"], entry["room"], entry["peer"]) for entry in said] == [("lan0", "ROOM1", 9)]
+
+
+# ------------------------------------------------------------------------------------------------ loops
+
+
+def loop_events(entries):
+    return [
+        entry["event"] for entry in entries if entry["event"].startswith(("gateway.loop", "gateway.room", "gateway.o"))
+    ]
+
+
+async def test_a_loop_in_the_house_stops_everything_until_it_is_gone(setup, autojump_clock):
+    await setup.admit(player(1, ONE))
+    await trio.testing.wait_all_tasks_blocked()
+    with captured() as entries:
+        (probe, *_) = setup.lan.take_probes()
+        setup.lan.on_frames([probe] * 50)
+        assert loop_events(entries) == ["gateway.loop"]
+        assert setup.lan.deaf
+        setup.lan.take()
+        setup.bridge.on_frames([(1, frame(ONE))], trio.current_time())
+        setup.lan.on_frames([frame(HOUSE, ONE)] * 3)
+        await trio.sleep(7)
+        assert setup.lan.take() == []
+        counters = setup.tunnel.as_dict()
+        assert (counters["dropped.loop"], counters["not_connected_dropped"]) == (4, 0)
+        await trio.sleep(120)
+        assert loop_events(entries) == ["gateway.loop", "gateway.loop-cleared"]
+    assert not setup.lan.deaf
+    assert ONE in refreshed(setup.lan.take())
+    setup.bridge.on_frames([(1, frame(ONE))], trio.current_time())
+    assert setup.lan.take() == [frame(ONE)]
+
+
+async def test_the_own_probe_from_the_room_is_a_loop_as_well(setup, autojump_clock):
+    await setup.admit(player(1, ONE))
+    await trio.testing.wait_all_tasks_blocked()
+    (probe, *_) = setup.lan.take_probes()
+    with captured() as entries:
+        setup.bridge.on_frames([(1, probe)], trio.current_time())
+        assert loop_events(entries) == ["gateway.room-loop"]
+    assert "dropped.room-source" not in setup.tunnel.as_dict()
+
+
+async def test_another_gateway_is_told_and_its_probe_goes_nowhere(setup, autojump_clock):
+    await setup.admit(player(1, ONE))
+    with captured() as entries:
+        setup.lan.on_frames([encode_probe(b"somebody", 1), frame(HOUSE, ONE)])
+        setup.lan.on_frames([encode_probe(b"somebody", 2)])
+        assert loop_events(entries) == ["gateway.other-gateway"]
+    assert setup.tunnel.counters.not_connected_dropped == 1  # the frame alone: there is no session here
+    assert "dropped.house-member-source" not in setup.tunnel.as_dict()
+
+
+async def test_a_probe_names_who_has_just_come(setup, autojump_clock):
+    await setup.admit()
+    await trio.sleep(2.5)
+    setup.lan.take_probes()
+    setup.bridge.on_peer_joined(player(1, ONE))
+    await trio.sleep(1.5)
+    (probe,) = setup.lan.take_probes()
+    assert parse_probe_untrusted(probe).members == {ONE}

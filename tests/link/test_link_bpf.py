@@ -16,10 +16,12 @@ from lanparty.link.bpf import (
     Instruction,
     accepts,
     assemble,
+    deaf_filter,
     is_exact,
     lan_filter,
     untagged_filter,
 )
+from lanparty.proto.probe import ETHERTYPE_PROBE, SOURCE, encode_probe
 
 BPF_MAXINSNS = 4096
 OTHER = bytes.fromhex("00163e000001")
@@ -108,6 +110,18 @@ def test_group_addresses(destination: str, passes: bool) -> None:
 def test_without_members_nothing_passes() -> None:
     assert run_bpf(lan_filter(()), frame(b"\xff" * 6)) == 0
     assert not accepts(frame(b"\xff" * 6), frozenset())
+
+
+def test_a_probe_passes_with_and_without_members_but_not_the_deaf() -> None:
+    probe = encode_probe(b"gateway1", 1, [MEMBER])
+    for members in (frozenset(), frozenset([MEMBER])):
+        check_jumps(lan_filter(members))
+        assert run_bpf(lan_filter(members), probe)
+        assert accepts(probe, members)
+    for other in (frame(b"\xff" * 6, SOURCE), frame(b"\xff" * 6, OTHER, ETHERTYPE_PROBE)):
+        assert not run_bpf(lan_filter(()), other)
+        assert not accepts(other, frozenset())
+    assert not run_bpf(deaf_filter(), probe)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 100, MAX_EXACT_MEMBERS])
