@@ -8,11 +8,14 @@ A role's ``__main__.py``::
     from lanparty.cli.run import main
     sys.exit(main(build_parser(), amain))
 
-with ``async def amain(options: argparse.Namespace, stop: trio.Event) -> None``, which returns when it has put
-everything back after ``stop`` was set.
+with ``async def amain(options: argparse.Namespace, stop: trio.Event, service: Service) -> None``, which returns when it
+has put everything back after ``stop`` was set.
 
 Signals: the first SIGINT, SIGTERM or SIGHUP sets ``stop``; a second one ends the process at once, even when a plain
 function hangs, which is why these are handlers of the process and not trio's receiver.
+
+A role that can reload (``reloads=True``) is told so by SIGHUP instead. But a program that was started in a terminal
+ends with it, as people expect: SIGHUP while that terminal is gone stops a role of either kind.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import trio
 
 from lanparty.cli.options import parse
 from lanparty.cli.process import prepare
+from lanparty.cli.service import Service
 from lanparty.obs.errors import (
     ConnectionFailedError,
     ExitStatus,
@@ -48,7 +52,7 @@ from lanparty.obs.text import printable
 
 __all__ = ["AsyncMain", "choose_failure", "main"]
 
-AsyncMain = Callable[[argparse.Namespace, trio.Event], Awaitable[int | None]]
+AsyncMain = Callable[[argparse.Namespace, trio.Event, Service], Awaitable[int | None]]
 """A role's program. None: stopped as asked. An int is the exit status."""
 
 SECOND_SIGNAL_AFTER: Final = 0.5
@@ -59,10 +63,15 @@ then passes it on to its children once more."""
 _PRIORITY: Final = (UsageError, UntrustedError, RefusedError, MachineError, ConnectionFailedError, LanpartyError)
 
 
-def main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str] | None = None) -> int:
-    """Run a program. Returns its exit status (``ExitStatus``), for sys.exit; every failure is one line on stderr."""
+def main(
+    parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str] | None = None, *, reloads: bool = False
+) -> int:
+    """Run a program. Returns its exit status (``ExitStatus``), for sys.exit; every failure is one line on stderr.
+
+    ``reloads``: ``amain`` answers SIGHUP, by ``service.reload_on_hangup``.
+    """
     try:
-        status = _main(parser, amain, argv)
+        status = _main(parser, amain, argv, reloads)
     except SystemExit as asked:  # --help, --version
         status = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
     except KeyboardInterrupt:  # before our handlers stood: nothing was begun
@@ -72,7 +81,7 @@ def main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str] 
     return _close_output(status)
 
 
-def _main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str] | None) -> int:
+def _main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str] | None, reloads: bool) -> int:
     try:
         options = parse(parser, argv)
         check_environment()
@@ -81,18 +90,20 @@ def _main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str]
         return ExitStatus.USAGE
     configure(options.log_level, options.log_format, parser.prog)
     prepare()
-    signals = _StopSignals()
+    service = Service.of_this_process(os.environ, lambda: parse(parser, argv))
+    signals = _StopSignals(service.hang_up if reloads else None)
 
     async def watched() -> int | None:
         stop = trio.Event()
         signals.attach(stop)
-        return await amain(options, stop)
+        return await amain(options, stop, service)
 
-    try:
-        with signals.installed():
-            status = trio.run(watched)
-    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the last resort: a person gets one line instead of a traceback
-        return _report(options, parser.prog, error)
+    with service.connected():
+        try:
+            with signals.installed():
+                status = trio.run(watched)
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the last resort: a person gets one line instead of a traceback
+            return _report(options, parser.prog, error)
     if status:
         return status
     log(STOPPED)
@@ -102,7 +113,10 @@ def _main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str]
 class _StopSignals:
     """Turns the first signal into an event, and the second one into the end of the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, hang_up: Callable[[], None] | None = None) -> None:
+        """``hang_up`` is called, in the main loop, for a SIGHUP that is no end; None: every one is."""
+        self._hang_up = hang_up
+        self._had_terminal = _has_terminal()
         self._first_at: float | None = None
         self._name = ""
         self._stop: trio.Event | None = None
@@ -133,9 +147,14 @@ class _StopSignals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._first_at is None:
+        name = signal.Signals(number).name
+        if name == "SIGHUP" and self._hang_up is not None and self._had_terminal == _has_terminal():
+            if self._token is not None:
+                with suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self._hang_up)
+        elif self._first_at is None:
             self._first_at = now
-            self._name = signal.Signals(number).name
+            self._name = name
             if self._token is not None:
                 # Not from here: a handler may interrupt trio, or a write to stderr, anywhere.
                 with suppress(trio.RunFinishedError):
@@ -147,6 +166,15 @@ class _StopSignals:
         if self._stop is not None and not self._stop.is_set():
             log(STOPPING, reason=self._name)
             self._stop.set()
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal: one that hung up is none (tty_ioctl(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except (OSError, AttributeError):  # Windows has no such thing
+        return False
+    return True
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

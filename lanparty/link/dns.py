@@ -18,6 +18,7 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -163,4 +164,25 @@ def replace_file(path: Path, content: FileContent) -> None:
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            path.write_bytes(content.data)  # a bind mount cannot be renamed over
+            _overwrite(path, content.data)  # a bind mount cannot be renamed over
+
+
+def _overwrite(path: Path, data: bytes) -> None:
+    """Write in place. What the disk has no room for leaves the old content, whose blocks the file still has."""
+    old = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        try:
+            _write_all(file, data)
+            os.fsync(file.fileno())
+        except OSError:
+            file.seek(0)
+            _write_all(file, old)
+            file.truncate()
+            raise
+        file.truncate()
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

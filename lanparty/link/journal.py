@@ -131,13 +131,16 @@ def process_started(pid: int) -> int | None:
 
 
 def state_directory() -> Path:
-    """Where journals are: ``/run/lanparty``, else ``$XDG_RUNTIME_DIR/lanparty``, else ``lanparty-UID`` in the temporary
-    directory. Made with mode 0700 where missing.
+    """Where journals are: what the service manager gives (``$RUNTIME_DIRECTORY``), else ``/run/lanparty``, else
+    ``$XDG_RUNTIME_DIR/lanparty``, else ``lanparty-UID`` in the temporary directory. Made with mode 0700 where missing.
 
     A directory that is a symbolic link, or belongs to somebody else, is not used: what is in it makes a later run
     change routes. Raises :class:`MachineError` when none can be used.
     """
     places = [Path("/run/lanparty")]
+    if os.environ.get("RUNTIME_DIRECTORY"):
+        # The manager's own choice, which for a dynamic user is a link into a directory that only it can write.
+        places.insert(0, Path(os.environ["RUNTIME_DIRECTORY"].partition(":")[0]).resolve())
     if os.environ.get("XDG_RUNTIME_DIR"):
         places.append(Path(os.environ["XDG_RUNTIME_DIR"]) / "lanparty")
     places.append(Path(tempfile.gettempdir()) / f"lanparty-{os.getuid()}")

@@ -11,6 +11,7 @@ directory:
 3. It was written before the last reboot: routes and interfaces went with it, files may still be ours.
 4. Each change, the latest first, is undone only if the machine still shows exactly what we did. Then the file goes.
 5. A file that cannot be understood is moved aside, as ``NAME.damaged``, and reported.
+6. What is left of a journal that a program was killed while writing goes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from lanparty.link.dns import put_back
 from lanparty.link.journal import (
+    SUFFIX,
     Change,
     FileReplaced,
     JournalError,
@@ -30,6 +32,7 @@ from lanparty.link.journal import (
 from lanparty.link.netlink import Netlink, NetlinkMissing
 from lanparty.link.veth import remove_leftovers
 from lanparty.obs.errors import MachineError
+from lanparty.obs.files import sweep
 
 __all__ = ["repair"]
 
@@ -69,6 +72,7 @@ async def repair(directory: Path, netlink: Netlink, *, here: Owner | None = None
                 done.append(text)
         if finished:
             path.unlink(missing_ok=True)
+    sweep(directory, f"*{SUFFIX}")
     return done
 
 

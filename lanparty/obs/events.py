@@ -120,7 +120,9 @@ RELAY_STATS = Event(
 )
 RELAY_MEMBER_STATS = Event("relay.member-stats", "Room {room}: counters of peer {peer}.", logging.DEBUG)
 """A member's own counters, as it sent them in ``stats``, flattened into fields."""
-ROOM_OPENED = Event("relay.room-opened", "Room {room} opened, MTU {mtu}[, fragments {fragments}].")
+ROOM_OPENED = Event(
+    "relay.room-opened", "Room {room} opened, MTU {mtu}[, fragments {fragments}][, password {password}]."
+)
 ROOM_CLOSED = Event("relay.room-closed", "Room {room} closed: nobody is left in it.")
 FRAMES_BLOCKED = Event(
     "relay.frames-blocked",
@@ -140,10 +142,14 @@ UPLINK_LOST = Event(
     "uplink.lost", "The connection to the relay is gone: {reason}. Trying again in {delay:.1f} s.", logging.WARNING
 )
 UPLINK_NETWORK_CHANGED = Event("uplink.network-changed", "This computer's network changed ({reason}): reconnecting.")
+UPLINK_MOVED = Event(
+    "uplink.moved", "This computer's network changed ({reason}): the connection goes on from {address}."
+)
 GATEWAY_PRESENT = Event("room.gateway-present", "The house is there: its gateway is in the room.")
 GATEWAY_MISSING = Event(
     "room.gateway-missing",
-    "The house is not there: no gateway is in the room. Waiting for it; ask the host to start lanparty.gateway.",
+    "The house is not there: no gateway is in the room. Waiting for it; check room code and password with your host, "
+    "who must run lanparty.gateway with the same.",
     logging.WARNING,
 )
 PEER_JOINED = Event("room.peer-joined", "{role}[ {name}] joined as peer {peer}[, MAC {mac}].")
@@ -204,6 +210,11 @@ CLIENT_RELAY_PINNED = Event("client.relay-pinned", "The relay {address} stays re
 # --- appended by the builders of other parts: one marked section for each role --------------------------------------
 
 # uplink
+UPLINK_PASSWORD_READABLE = Event(
+    "uplink.password-readable",
+    "Others on this computer can read the room's password: run 'chmod 600 {file}'.",
+    logging.WARNING,
+)
 UPLINK_WAITING = Event(
     "uplink.waiting", "Not in the room yet. {reason} Trying again in {delay:.1f} s.", logging.WARNING
 )
@@ -243,11 +254,66 @@ CLIENT_IPV6_UNRESTRICTED = Event(
     logging.WARNING,
 )
 
+# gateway: loops and other gateways (lanparty/gateway/loop.py)
+GATEWAY_LOOP = Event(
+    "gateway.loop",
+    "The house LAN has a loop: what this gateway sends by {interface} comes back again and again. No frames are "
+    "carried until that ends. Look for a cable with both ends in the house's switches, for two cables between two "
+    "switches, or for a second cable of this machine to the same switch, and pull it out.",
+    logging.ERROR,
+)
+GATEWAY_ROOM_LOOP = Event(
+    "gateway.room-loop",
+    "A player's machine bridges its lanparty adapter into the LAN of {interface}: frames would go round for ever. No "
+    "frames are carried until that ends. Take the adapter out of that bridge.",
+    logging.ERROR,
+)
+GATEWAY_LOOP_CLEARED = Event(
+    "gateway.loop-cleared", "The loop is gone. Frames flow again between {interface} and the room."
+)
+GATEWAY_OTHER = Event(
+    "gateway.other-gateway",
+    "Another lanparty gateway is on the LAN of {interface}: the players of both rooms are in one LAN. If that is not "
+    "wanted, stop one of the two.",
+    logging.WARNING,
+)
+
 # client
+CLIENT_AT_HOME = Event(
+    "client.at-home",
+    "This computer is in the house: it hears the gateway by {interface}. The tunnel is paused and {tap} is down, so "
+    "that the cable is used. It goes on by itself when the computer leaves.",
+    logging.WARNING,
+)
+CLIENT_AWAY_AGAIN = Event(
+    "client.away-again", "This computer has left the house, or {interface} has: the tunnel goes on, and {tap} is up."
+)
 CLIENT_VIRTUAL_MAC = Event("client.virtual-mac", "This computer's virtual MAC is {mac}, for this run only.")
+CLIENT_IDENTITY_OLD = Event(
+    "client.identity-old",
+    "The identity file {file} has no key, and none can be written into it ({reason}): after a crash this computer may "
+    "have to wait some seconds for its own place.",
+    logging.WARNING,
+)
 CLIENT_MTU_CHANGED = Event(
     "client.mtu-changed",
     "The room is now run with MTU {mtu} instead of {before}: {interface} follows. Connections of running games may "
     "stall; start those anew.",
     logging.WARNING,
+)
+
+# process (lanparty/cli/privileges.py, service.py, relay/app.py)
+PRIVILEGES = Event(
+    "program.privileges", "Gave up all privileges[ but {kept}][; runs on as user {user}].", logging.DEBUG
+)
+RELOADED = Event(
+    "program.reloaded", "Read certificate and configuration again[; {kept} stays as it was until a restart]."
+)
+RELOAD_REFUSED = Event(
+    "program.reload-refused", "Nothing was changed, and everything goes on as before: {text}", logging.WARNING
+)
+RELAY_RUNS_AS_ROOT = Event(
+    "relay.runs-as-root",
+    "This relay has no capabilities any more, but is still the user root: better give it one of its own with --user "
+    "NAME, or run it as a service (docs/operations.md).",
 )

@@ -12,6 +12,10 @@ JSON lines, keys in this order, ``time`` in UTC::
     {"event": name, "time": "2025-11-22T18:05:12.345Z", "level": "info", "program": "lanparty.client",
      FIELD: value, ..., "message": sentence}
 
+What strangers do makes lines, so their number is bounded: by event ``BURST`` lines at once and ``RATE`` a second in the
+long run. What is left out is counted, and the next line of that event tells (``left_out`` in JSON). Only the frame log,
+which the user asked for, is written in full.
+
 Libraries (trio, aioquic, pyroute2, asyncio) log through the standard library. Their messages pass at WARNING and above;
 with level debug also at INFO. Their DEBUG never passes: aioquic has a line per packet there.
 """
@@ -22,7 +26,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
@@ -30,9 +35,9 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from lanparty.obs.events import LIBRARY, Event
+from lanparty.obs.events import FRAME, LIBRARY, Event
 
-__all__ = ["LEVELS", "LogFormat", "captured", "configure", "log"]
+__all__ = ["LEVELS", "LogFormat", "captured", "configure", "listening", "log"]
 
 LogFormat = Literal["text", "json"]
 
@@ -44,7 +49,16 @@ LEVELS: Final[Mapping[str, int]] = {
 }
 """What ``--log-level`` takes."""
 
+BURST: Final = 1000
+"""Lines of one event at once: a relay with hundreds of members that all come back after a restart."""
+RATE: Final = 10.0
+"""Lines of one event a second, in the long run: whoever makes it join and leave as fast as handshakes go (1000 a
+second) fills 250 MB a day with it, and not 25 GB."""
+
 _EVENT_KEY: Final = "_event"
+
+_Listener = Callable[[Event, Mapping[str, Any]], None]
+_listeners: Final[list[_Listener]] = []
 
 
 class _StderrLogger:
@@ -85,25 +99,55 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+class _Thrift:
+    """Which lines are too many. Events are those of ``events.py``, so there are not many to remember."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._left: dict[str, tuple[float, float, int]] = {}
+        """By event: lines that may be written, since when, and how many were left out."""
+
+    def left_out(self, event: Event) -> int | None:
+        """How many lines of ``event`` were left out before this one; None when this one is left out, too."""
+        now = self._clock()
+        lines, since, skipped = self._left.get(event.name, (BURST, now, 0))
+        lines = min(BURST, lines + (now - since) * RATE)
+        if lines < 1:
+            self._left[event.name] = lines, now, skipped + 1
+            return None
+        self._left[event.name] = lines - 1, now, 0
+        return skipped
+
+
 class _Renderer:
     """structlog's processor: event dictionary in, finished line out."""
 
-    def __init__(self, fmt: LogFormat, program: str) -> None:
+    def __init__(self, fmt: LogFormat, program: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._fmt = fmt
         self._program = program
+        self._thrift = _Thrift(clock)
 
     def __call__(self, _logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> str:
         name = str(event_dict.pop("event", ""))
         event = event_dict.pop(_EVENT_KEY, None)
+        skipped = 0
+        if isinstance(event, Event) and event is not FRAME:
+            count = self._thrift.left_out(event)
+            if count is None:
+                raise structlog.DropEvent
+            skipped = count
         # Somebody may use structlog without an Event: the text is then the sentence.
         sentence = (
             event.render(event_dict) if isinstance(event, Event) else Event(name, "{text}").render({"text": name})
         )
+        if skipped:
+            sentence += f" ({skipped} more like this were left out.)"
+            event_dict["left_out"] = skipped
         if self._fmt == "text":
             return f"{datetime.now().astimezone():%H:%M:%S}  {sentence}"
-        time = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
         fields = {key: _plain(value) for key, value in event_dict.items()}
-        head = {"event": name, "time": time, "level": level, "program": self._program}
+        head = {"event": name, "time": moment, "level": level, "program": self._program}
         return json.dumps({**head, **fields, "message": sentence})
 
 
@@ -151,7 +195,19 @@ def _configure_structlog(level: int, fmt: LogFormat, program: str) -> None:
 
 def log(event: Event, /, **fields: Any) -> None:
     """Report ``event``. Never raises for what the fields hold, never blocks on a reader that is gone."""
+    for listener in _listeners:
+        listener(event, fields)
     _emit(event.level, event, fields)
+
+
+@contextmanager
+def listening(listener: Callable[[Event, Mapping[str, Any]], None]) -> Iterator[None]:
+    """Inside, ``listener`` hears each event that is reported, of every level, before it is written."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def _emit(level: int, event: Event, fields: Mapping[str, Any]) -> None:

@@ -9,4 +9,4 @@ from lanparty.relay.app import amain
 from lanparty.relay.options import build_parser
 
 if __name__ == "__main__":
-    sys.exit(main(build_parser(), amain))
+    sys.exit(main(build_parser(), amain, reloads=True))

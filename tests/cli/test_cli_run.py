@@ -32,12 +32,12 @@ def run(amain, *argv):
     return main(program("lanparty.test", "A test."), amain, list(argv))
 
 
-async def nothing(_options, _stop):
+async def nothing(_options, _stop, _service):
     await trio.lowlevel.checkpoint()
 
 
 def failing(*errors):
-    async def amain(_options, _stop):
+    async def amain(_options, _stop, _service):
         await trio.lowlevel.cancel_shielded_checkpoint()  # so that two of them fail together, whichever runs first
         raise errors[0] if len(errors) == 1 else ExceptionGroup("several", errors)
 
@@ -54,7 +54,7 @@ def test_a_program_that_returns_is_stopped_well(capsys):
 
 
 def test_a_program_may_give_a_status(capsys):
-    async def amain(_options, _stop):
+    async def amain(_options, _stop, _service):
         await trio.lowlevel.checkpoint()
         return 1
 
@@ -152,12 +152,12 @@ def test_the_choice_among_failures(errors, chosen):
 
 
 def test_failures_of_nested_nurseries(capsys):
-    async def amain(_options, _stop):
+    async def amain(_options, _stop, _service):
         async with trio.open_nursery() as outer:
             outer.start_soon(trio.sleep_forever)
             async with trio.open_nursery() as inner:
-                inner.start_soon(failing(MACHINE), None, None)
-                inner.start_soon(failing(CONNECTION), None, None)
+                inner.start_soon(failing(MACHINE), None, None, None)
+                inner.start_soon(failing(CONNECTION), None, None, None)
 
     assert run(amain) == 5
     assert last_line(capsys) == "lanparty.test: error: m"
@@ -171,7 +171,7 @@ def test_the_handlers_from_before_come_back():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_sets_stop(capsys, number):
-    async def amain(_options, stop):
+    async def amain(_options, stop, _service):
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # at once: the same wish
         await stop.wait()
@@ -183,7 +183,7 @@ def test_a_signal_sets_stop(capsys, number):
 
 
 def test_a_failure_while_stopping_is_a_failure(capsys):
-    async def amain(_options, stop):
+    async def amain(_options, stop, _service):
         os.kill(os.getpid(), signal.SIGTERM)
         await stop.wait()
         raise MachineError("The route is still there.")
@@ -199,7 +199,7 @@ SCRIPT = """
     from lanparty.cli.options import program
     from lanparty.cli.run import main
 
-    async def amain(options, stop):
+    async def amain(options, stop, _service):
         print("ready", flush=True)
         {body}
 

@@ -170,7 +170,25 @@ def test_state_directory_is_private_and_not_somebody_elses(tmp_path, monkeypatch
         state_directory()
 
 
+def test_a_services_state_is_where_its_manager_says(tmp_path, monkeypatch):
+    """For a dynamic user that is a link, which nobody else could have made."""
+    given, seen = tmp_path / "private", tmp_path / "lanparty-client"
+    given.mkdir(mode=0o700)
+    seen.symlink_to(given)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{seen}:/run/another")
+    assert state_directory() == given
+    given.chmod(0o777)
+    assert state_directory() != given
+
+
 # --------------------------------------------------------------------------------------------------------- repair
+
+
+def test_what_a_killed_writer_left_goes(tmp_path):
+    half = tmp_path / ".4711-0a.json.x7.tmp"
+    half.write_bytes(b'{"version"')
+    assert in_repair(tmp_path, FakeNetlink([])) == []
+    assert not half.exists()
 
 
 def in_repair(directory, netlink, here=HERE):

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lanparty.obs.files import atomic_write
+from lanparty.obs.files import atomic_write, sweep
 
 
 def test_replaces_content_and_sets_the_mode(tmp_path):
@@ -68,3 +71,32 @@ def test_killed_in_the_middle_leaves_old_or_new(tmp_path):
         content = file.read_bytes()
         assert content in (b"A" * 50_000, b"B" * 50_000)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_not_what_a_living_one_writes(tmp_path):
+    file = tmp_path / "identity.json"
+    dead, living, foreign = (
+        tmp_path / f".{name}.tmp" for name in ("identity.json.abc", "identity.json.def", "other.x")
+    )
+    for path in (dead, living, foreign):
+        path.write_bytes(b"half a secr")
+    with living.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        atomic_write(file, b"new", 0o600)
+    assert sorted(tmp_path.iterdir()) == sorted([file, living, foreign])
+    sweep(tmp_path, "*.json")
+    assert sorted(tmp_path.iterdir()) == sorted([file, foreign])
+
+
+def test_a_file_keeps_its_owner(tmp_path, monkeypatch):
+    """As when sudo upgrades the identity in a player's home."""
+    file = tmp_path / "identity.json"
+    file.write_bytes(b"old")
+    given = []
+    stat_before = Path.lstat
+    monkeypatch.setattr(
+        Path, "lstat", lambda path: SimpleNamespace(st_uid=1000, st_gid=100) if path == file else stat_before(path)
+    )
+    monkeypatch.setattr(os, "fchown", lambda _descriptor, *owner: given.append(owner))
+    atomic_write(file, b"new", 0o600)
+    assert given == [(1000, 100)]
