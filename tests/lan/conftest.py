@@ -38,6 +38,7 @@ class Variant:
     has_tap: bool = True
     megabytes: int = 50
     """How much the TCP tests move, each way."""
+    relay_options: tuple[str, ...] = ()
 
 
 VARIANTS = {
@@ -45,6 +46,8 @@ VARIANTS = {
     "ipv6": Variant(underlay=Underlay.IPV6, megabytes=10),
     # As a normal user has it, who may not open /dev/net/tun. Without that file the gateway has no TAP either.
     "no TAP": Variant(has_tap=False, megabytes=10),
+    # What rooms get whose game needs what the guard drops by default.
+    "standard": Variant(relay_options=("--guard", "standard")),
 }
 
 
@@ -127,7 +130,7 @@ def taps(available: bool) -> Iterator[None]:
 def fill(party: Party, variant: Variant) -> Lan:
     party.house.add_namespace("guest")
     party.house.add_to_internet("guest", 33)
-    relay = party.start_relay("--stats-interval", "1")
+    relay = party.start_relay("--stats-interval", "1", *variant.relay_options)
     with taps(variant.has_tap):
         gateway = party.start_gateway(wait=False)
         players = {place: party.start_client(place=place, wait_for=None) for place in ("player1", "player2")}
@@ -135,6 +138,16 @@ def fill(party: Party, variant: Variant) -> Lan:
             player.wait_for("client.address")
         gateway.wait_for("gateway.bridging")
     return Lan(party.house, party, variant, relay, gateway, players)
+
+
+@pytest.fixture(scope="session")
+def gather() -> Callable[..., Lan]:
+    """Makes a ``Lan`` of programs that a test has started in its own way: party, relay, gateway, players."""
+
+    def make(party: Party, relay: Program, gateway: Program, **players: Program) -> Lan:
+        return Lan(party.house, party, VARIANTS["dual"], relay, gateway, dict(players))
+
+    return make
 
 
 @pytest.fixture(scope="session")

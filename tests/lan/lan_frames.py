@@ -75,9 +75,9 @@ def ip(source: str, destination: str, protocol: int, payload: bytes, *, hop_limi
     return blank[:10] + checksum(blank).to_bytes(2, "big") + blank[12:] + payload
 
 
-def icmpv6(source: str, destination: str, kind: int, body: bytes, *, hop_limit: int = 255) -> bytes:
+def icmpv6(source: str, destination: str, kind: int, body: bytes, *, hop_limit: int = 255, code: int = 0) -> bytes:
     """``body`` follows type, code and checksum."""
-    blank = struct.pack("!BBH", kind, 0, 0) + body
+    blank = struct.pack("!BBH", kind, code, 0) + body
     done = blank[:2] + _upper_checksum(source, destination, 58, blank).to_bytes(2, "big") + blank[4:]
     return ip(source, destination, 58, done, hop_limit=hop_limit)
 

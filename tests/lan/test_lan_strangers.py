@@ -93,7 +93,7 @@ def test_a_proper_hello_is_welcome(lan):
         ({"room": "two words"}, "bad-room", "two words"),
         ({"room": ""}, "bad-room", "room"),
         ({"version": {"major": 2, "minor": 0}}, "version", "2.0"),
-        ({"version": {"major": 2, "minor": 0}}, "version", "1.0"),
+        ({"version": {"major": 2, "minor": 0}}, "version", "1.1"),
         ({"virtual_mac": "00:11:22:33:44:55"}, "bad-mac", "00:11:22:33:44:55"),
         ({"virtual_mac": "03:11:22:33:44:55"}, "bad-mac", "03:11:22:33:44:55"),
         ({"virtual_mac": None}, "bad-hello", "virtual MAC"),
