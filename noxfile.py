@@ -2,32 +2,39 @@
 
 The whole list is what CI runs (`.ci/run`) and what the README's test command runs: there is no second recipe.
 
-Not in the list, because each takes longer than everything else together: `bench`, which measures and judges nothing,
-and `lan_without`, the session `lan` once for each acceleration switched off. Instead `lan` ends with a part of itself
-with all of them off at once, the path that no fast one may hide behind.
+Not in the list, because each takes longer than everything else together: `bench`, which measures and judges nothing;
+`soak` and `life`, of which the list has short ones; and `lan_without`, the session `lan` once for each acceleration
+switched off. Instead `lan` ends with a part of itself with all of them off at once, the path that no fast one may hide
+behind.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 
 import nox
 from nox.command import CommandFailed
 
-nox.options.sessions = ["lint", "types", "imports", "docs", "tests", "lan", "demo"]
+nox.options.sessions = ["lint", "types", "imports", "docs", "tests", "lan", "guard", "faults", "fuzz", "demo"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "venv"
 
 # What only a kernel can show is shown with the real thing. Debian's names for it:
 REAL_TOOLS = {
+    "arpspoof": "dsniff",
+    "dhclient": "isc-dhcp-client",
     "dnsmasq": "dnsmasq-base",
     "ip": "iproute2",
     "iperf3": "iperf3",
     "nft": "nftables",
     "ping": "iputils-ping",
+    "radvd": "radvd",
+    "systemd-analyze": "systemd",
     "tshark": "tshark",
+    "udhcpc": "udhcpc",
 }
 
 # Frames of every kind and size, both ways, over IPv4, IPv6 and without a TAP: what an acceleration can get wrong.
@@ -67,7 +74,7 @@ def docs(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that needs no network interface but loopback."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-m", "not lan", "--ignore=tests/docs", *session.posargs)
+    session.run("pytest", "-m", "not (lan or guard or faults or slow)", "--ignore=tests/docs", *session.posargs)
 
 
 @nox.session
@@ -77,6 +84,23 @@ def lan(session: nox.Session) -> None:
     _run_lan(session, "tests", *session.posargs)
     if not session.posargs:
         _run_lan(session, *CORE_OF_LAN, without=_accelerations(session))
+
+
+@nox.session
+def guard(session: nox.Session) -> None:
+    """Every row of the layer-2 guard: its vectors in all wrappings, and real attackers against real victims."""
+    _prepare_lan(session)
+    session.run("pytest", "-q", "tests/relay", "-k", "guard", *session.posargs)
+    _run_lan(session, "tests/lan/guard", *session.posargs, marked="guard")
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """The rows of docs/faults.md that fit CI's time, with figures; `nox -s faults -- --all` runs the slow ones, too."""
+    _prepare_lan(session)
+    arguments = [word for word in session.posargs if word != "--all"]
+    marked = "faults" if "--all" in session.posargs else "faults and not slow"
+    _run_lan(session, "tests/lan/faults", *arguments, marked=marked)
 
 
 @nox.session
@@ -111,8 +135,8 @@ def _prepare_lan(session: nox.Session) -> None:
     session.install("-e", ".[test]")
 
 
-def _run_lan(session: nox.Session, *arguments: str, without: Sequence[str] = ()) -> None:
-    sandboxed = ["python", "-m", "lanparty.demo.sandbox", "--", "pytest", "-m", "lan"]
+def _run_lan(session: nox.Session, *arguments: str, without: Sequence[str] = (), marked: str = "lan") -> None:
+    sandboxed = ["python", "-m", "lanparty.demo.sandbox", "--", "pytest", "-m", marked]
     session.run(*sandboxed, *arguments, env={"LANPARTY_WITHOUT": ",".join(without)} if without else None)
 
 
@@ -120,6 +144,34 @@ def _accelerations(session: nox.Session) -> list[str]:
     """All of them; asked of the package, which this file's own environment need not have."""
     code = "from lanparty.obs.switches import ACCELERATIONS; print(*ACCELERATIONS)"
     return str(session.run("python", "-c", code, silent=True)).split()
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Coverage-guided fuzzing of each parser of network bytes: fixed seeds and counts, a minute at most."""
+    _install_atheris(session)
+    session.run("python", "tests/fuzz/fuzz_run.py", "short", *session.posargs)
+
+
+@nox.session
+def fuzz_long(session: nox.Session) -> None:
+    """The same for 10 minutes each, or as told: `nox -s fuzz_long -- guard switch --seconds 3600`. What is new goes
+    into the corpus, to be committed."""
+    _install_atheris(session)
+    session.run("python", "tests/fuzz/fuzz_run.py", "long", *session.posargs)
+
+
+def _install_atheris(session: nox.Session) -> None:
+    """It brings a compiler's run-time library, so there is a wheel for some Pythons only; nothing else needs it."""
+    session.install("-e", ".[test]")
+    try:
+        session.install("--only-binary=atheris", "atheris>=3.0")
+    except CommandFailed:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        text = f"there is no wheel of atheris for Python {version}, so nothing is fuzzed"
+        if os.environ.get("CI") and sys.version_info[:2] == (3, 11):
+            session.error(text)
+        session.skip(f"{text}; the session `tests` replays the corpus with any Python")
 
 
 @nox.session
@@ -136,6 +188,20 @@ def bench(session: nox.Session) -> None:
     others; `nox -s bench -- --help` tells the rest."""
     session.install("-e", ".")
     session.run("python", "-m", "lanparty.demo.bench", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Ten minutes of one full room, through real sockets: loss and memory. `nox -s soak -- --help` tells the rest."""
+    session.install("-e", ".")
+    session.run("python", "-m", "lanparty.demo.soak", *session.posargs)
+
+
+@nox.session
+def life(session: nox.Session) -> None:
+    """Days of two rooms in simulated time, with more players than CI has time for."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "tests/life", "-m", "slow", *session.posargs)
 
 
 def _find(tool: str) -> str | None:
