@@ -22,7 +22,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,14 +32,14 @@ import attrs
 
 from lanparty.cli.options import IntRange, Parser
 from lanparty.demo import bench_measure, bench_profile, sandbox
-from lanparty.demo.bench_lab import Lab, machine_seconds
+from lanparty.demo.bench_lab import Lab, others_use
 from lanparty.demo.bench_load import LOADS, Load, measure_load
 from lanparty.demo.bench_measure import METRICS, Bench, Sample
 from lanparty.demo.bench_micro import run_micro
 from lanparty.demo.bench_peers import Fastd, N2n, OpenVpn, QuickTun, Tinc
 from lanparty.demo.bench_softether import SoftEther, SoftEtherTcp
-from lanparty.demo.bench_systems import Carrier, Lanparty, System, Vxlan
-from lanparty.demo.bench_table import OURS, Number, Results, goals_table, join, systems_table
+from lanparty.demo.bench_systems import Carrier, GuardOff, GuardStrict, Lanparty, System, Vxlan
+from lanparty.demo.bench_table import OURS, Number, Results, goals_table, guard_table, join, systems_table
 from lanparty.obs.errors import LanpartyError, UsageError
 from lanparty.obs.switches import VARIABLE, check_environment
 
@@ -51,6 +50,17 @@ PEERS: Final[Mapping[str, type[System]]] = {
 }
 PEER_METRICS: Final = ("ping", "tcp", "udp", "busy8", "loss", "memory")
 """What peers are measured for unless --only says otherwise: what a goal or the table of systems refers to."""
+
+GUARD: Final = "guard"
+"""Not a metric but a comparison: our relay with the guard on strict and off, in turns, each with ``GUARD_METRICS``."""
+GUARD_METRICS: Final = ("ping", "tcp", "udp")
+
+KINDS: Final[Mapping[str, type[System]]] = {
+    OURS: Lanparty,
+    **{kind.name: kind for kind in (GuardStrict, GuardOff)},
+    **PEERS,
+}
+"""Every system that a result may have numbers of."""
 
 ROUNDS: Final = 3
 """A median of fewer is none."""
@@ -80,6 +90,11 @@ class _Run:
             for load in LOADS.values() if options.ours else ():
                 if not options.only or load.name in options.only:
                     self._attempt(number, load.name, partial(self._load, load))
+            if options.only and GUARD in options.only:
+                # Each is first in every other round, so that neither always has the warmer or the quieter machine.
+                pair = (GuardStrict, GuardOff) if number % 2 else (GuardOff, GuardStrict)
+                for kind in pair:
+                    self._attempt(number, kind.name, partial(self._system, kind, GUARD_METRICS))
 
     def _attempt(self, number: int, name: str, work: Callable[[], None]) -> None:
         _say(f"round {number} of {self.options.rounds}: {name} …")
@@ -92,7 +107,7 @@ class _Run:
 
     def _system(self, kind: type[System], metrics: Sequence[str]) -> None:
         durations = bench_measure.QUICK if self.options.quick else bench_measure.FULL
-        sample: Sample = {"noise": _noise()}
+        sample: Sample = {"noise": others_use()}
         with Lab(gro=self.options.gro == "on") as lab, tempfile.TemporaryDirectory() as directory:
             lab.cut_direct()
             system = kind(lab, Path(directory))
@@ -136,7 +151,7 @@ class _Run:
             },
             "systems": {
                 name: {
-                    "carrier": (Lanparty if name == OURS else PEERS[name]).carrier.value,
+                    "carrier": KINDS[name].carrier.value,
                     "facts": self.facts.get(name, {}),
                     "numbers": {key: attrs.asdict(number) for key, number in numbers.items()},
                 }
@@ -177,7 +192,7 @@ def report(document: Mapping[str, Any]) -> str:
     head += f"; without {settings['without']}" if settings["without"] else ""
     noise = [numbers["noise"].most for numbers in results.numbers.values() if "noise" in numbers]
     head += f"; others used up to {max(noise):.0f} % of the machine" if noise else ""
-    parts = [head + "\n", goals_table(results), systems_table(results)]
+    parts = [head + "\n", goals_table(results), guard_table(results), systems_table(results)]
     parts += [f"- {problem}\n" for problem in document["problems"]]
     return "\n".join(part for part in parts if part)
 
@@ -227,13 +242,6 @@ def _profile(program: str, *, gro: bool, seconds: float) -> str:
     return "\n".join(tables)
 
 
-def _noise() -> float:
-    """Percent of the machine that others use while we do nothing."""
-    began, busy = time.monotonic(), machine_seconds()
-    time.sleep(1.0)
-    return 100 * (machine_seconds() - busy) / (time.monotonic() - began) / (os.cpu_count() or 1)
-
-
 def _versions(packages: Sequence[str]) -> dict[str, str]:
     """Of Debian packages, where there is a dpkg."""
     try:
@@ -257,7 +265,7 @@ def _write(path: Path, text: str) -> None:
 
 def _metrics(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
-    known = [*METRICS, *LOADS]
+    known = [*METRICS, *LOADS, GUARD]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ArgumentTypeError(f"{', '.join(unknown) or 'nothing'}: metrics are {','.join(known)}")
@@ -267,7 +275,12 @@ def _metrics(text: str) -> list[str]:
 def _parser() -> Parser:
     parser = Parser(prog="lanparty.demo.bench", description="Measure the whole chain, and its peers, on this machine.")
     add = parser.add_argument
-    add("--only", type=_metrics, metavar="METRICS", help=f"some of {','.join([*METRICS, *LOADS])}; default: all")
+    add(
+        "--only",
+        type=_metrics,
+        metavar="METRICS",
+        help=f"some of {','.join([*METRICS, *LOADS])}; default: all; or {GUARD}: strict beside off",
+    )
     add("--rounds", type=IntRange(1, 100), metavar="N", help=f"default: {ROUNDS}; 1 with --quick")
     add("--quick", action="store_true", help="one round, shorter steps, no peers: rough numbers in three minutes")
     add(

@@ -44,6 +44,7 @@ __all__ = [
     "end_processes",
     "machine_seconds",
     "memory",
+    "others_use",
     "wake_ups",
 ]
 
@@ -244,6 +245,13 @@ def machine_seconds() -> float:
     values = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
     user, nice, system, _idle, _iowait, irq, softirq, steal = values
     return (user + nice + system + irq + softirq + steal) / float(os.sysconf("SC_CLK_TCK"))
+
+
+def others_use() -> float:
+    """Percent of the machine that others use in a second in which we do nothing."""
+    began, busy = time.monotonic(), machine_seconds()
+    time.sleep(1.0)
+    return 100 * (machine_seconds() - busy) / (time.monotonic() - began) / (os.cpu_count() or 1)
 
 
 def wake_ups(pids: Iterable[int]) -> tuple[int, float]:

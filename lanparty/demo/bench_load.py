@@ -29,13 +29,15 @@ Owns: which processes, when, and what their numbers mean. Must not know: how mem
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,10 +48,10 @@ from lanparty.demo.bench_lab import Lab, cpu_seconds, memory
 from lanparty.demo.bench_measure import Sample
 from lanparty.demo.house import WAN_INTERFACE
 from lanparty.demo.load import ADDRESS_SHARE, local_address
-from lanparty.demo.programs import Party
+from lanparty.demo.programs import Party, Program
 from lanparty.obs.errors import LanpartyError
 
-__all__ = ["LOADS", "Load", "measure_load"]
+__all__ = ["LOADS", "Crowd", "Load", "gathered", "measure_load"]
 
 PLACE: Final = "player1"
 FIRST_ADDRESS: Final = "10.99.0.100"
@@ -76,15 +78,26 @@ class Load:
     """So many members, the first, have a process of their own, and only their delays count."""
     ladder: tuple[float, ...] = ()
     """Parts of the rate to try before the whole, ascending."""
+    pattern: str = "all"
+    """To whom each sends: everybody in its room, or the ``next`` member."""
+    processes: int = 1
+    """That hold those who are not apart."""
 
     @property
     def members(self) -> int:
         """All of them."""
         return self.rooms * self.room_size
 
+    @property
+    def copies(self) -> int:
+        """Receivers of each frame."""
+        return 1 if self.pattern == "next" else self.room_size - 1
+
     def shares(self) -> list[tuple[int, int]]:
         """First and one more than last member of each process."""
-        return [(0, self.apart), (self.apart, self.members)] if self.apart else [(0, self.members)]
+        rest, parts = self.members - self.apart, self.processes
+        edges = [self.apart + rest * part // parts for part in range(parts + 1)]
+        return [(0, self.apart)] * bool(self.apart) + list(itertools.pairwise(edges))
 
 
 LOADS: Final = {
@@ -123,81 +136,101 @@ class _Generator:
         self._process.communicate()
 
 
-def measure_load(lab: Lab, directory: Path, load: Load, *, seconds: float) -> Sample:
-    """Start a relay, let everybody in, send for some seconds. Raises LanpartyError when something ends early."""
+@attrs.frozen
+class Crowd:
+    """A relay with all members in, and the processes that hold them."""
+
+    load: Load
+    relay: Program
+    base: int
+    """KiB of the relay's memory before anybody came."""
+    generators: Sequence[_Generator]
+
+    def run(self, rate: float, seconds: float, *, tell: Callable[[], None] | None = None) -> Sample:
+        """Everybody sends at ``rate`` for so long; ``tell`` is called each second meanwhile."""
+        load, pids = self.load, [self.relay.pid]
+        start = time.monotonic() + HEAD_START
+        for generator in self.generators:
+            generator.say(f"{start:.6f} {rate:g} {seconds:g}")
+        time.sleep(HEAD_START + EDGE)
+        cpu, began = cpu_seconds(pids), time.monotonic()
+        end = began + seconds - 2 * EDGE
+        while (left := end - time.monotonic()) > 0:
+            if tell is not None:
+                tell()
+            time.sleep(left if tell is None else min(left, 1.0))
+        share = (cpu_seconds(pids) - cpu) / (time.monotonic() - began)
+        heard = [generator.hear() for generator in self.generators]
+        sent, received = (sum(result[key] for result in heard) for key in ("sent", "received"))
+        for reason, count in sum((Counter(result["gone"]) for result in heard), Counter()).most_common(3):
+            sys.stderr.write(f"  {load.name}: {count} members lost: {reason}\n")
+        took = max(result["took"] for result in heard)
+        return {
+            f"{load.name}_loss": 100 * (1 - received / (sent * load.copies)),
+            f"{load.name}_p50_ms": heard[0]["delay_ms"]["p50"],
+            f"{load.name}_p99_ms": heard[0]["delay_ms"]["p99"],
+            f"{load.name}_relay_cpu": 100 * share,
+            f"{load.name}_generator_cpu": 100 * max(result["cpu"] for result in heard),
+            f"{load.name}_late_ms": max(result["late_ms"]["p99"] for result in heard),
+            f"{load.name}_reordered": sum(result["late"] for result in heard),
+            f"{load.name}_in": sent / took,
+            f"{load.name}_out": received / took,
+            f"{load.name}_gone": sum(sum(result["gone"].values()) for result in heard),
+        }
+
+
+@contextmanager
+def gathered(
+    lab: Lab, directory: Path, load: Load, *options: str, log_level: str = "warning", stats: int = 0
+) -> Iterator[Crowd]:
+    """Start a relay with these ``options`` and let everybody in. Raises LanpartyError when something ends early."""
     for index in range(0, load.members, ADDRESS_SHARE):
         lab.add_address(lab.at(PLACE), WAN_INTERFACE, local_address(FIRST_ADDRESS, index), 24)
-    with Party(lab, directory, log_level="warning") as party:
-        limits = [
-            "--max-clients-per-room",
-            str(load.room_size),
-            "--max-rooms",
-            str(load.rooms),
-            "--stats-interval",
-            "0",
-        ]
-        relay = party.start_relay(*limits, wait=False)
+    with Party(lab, directory, log_level=log_level) as party:
+        # The members' rooms have no house, and a few addresses ask for all of them.
+        limits = ["--max-clients-per-room", str(load.room_size), "--max-waiting-rooms", str(load.rooms)]
+        limits += ["--room-tries", "0"]
+        relay = party.start_relay(*limits, "--stats-interval", str(stats), *options, wait=False)
         deadline = time.monotonic() + 20
         while not party.certificate.exists():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not relay.running:
                 raise LanpartyError(f"the relay does not start: {relay.last_words()}")
             time.sleep(0.05)
         time.sleep(1.0)
         base = memory([relay.pid])["now"]
         common = [sys.executable, "-m", "lanparty.demo.load", "--relay", f"{lab.relay_address}:443"]
         common += ["--relay-ca-cert", str(party.certificate), "--bind", FIRST_ADDRESS]
-        common += ["--room-size", str(load.room_size), "--size", str(load.size)]
+        common += ["--room-size", str(load.room_size), "--size", str(load.size), "--pattern", load.pattern]
         generators = []
         try:
             for first, to in load.shares():
                 generators.append(_Generator(lab, [*common, "--from", str(first), "--to", str(to)]))
             for generator in generators:
                 generator.hear()
-            sample: Sample = {}
-            for part in load.ladder:
-                heard = _run(generators, relay.pid, load, load.rate * part, seconds / 2)
-                for key in ("loss", "relay_cpu", "generator_cpu"):
-                    sample[f"{load.name}_{key}_at_{load.rate * part:g}"] = heard[f"{load.name}_{key}"]
-                if heard[f"{load.name}_loss"] > 0 or heard[f"{load.name}_gone"]:
-                    break
-                sample[f"{load.name}_lossless"] = load.rate * part
-            # Before the full rate, which may lose members: this is memory for those who are there.
-            crowded = memory([relay.pid])["now"]
-            sample |= _run(generators, relay.pid, load, load.rate, seconds)
-            if load.ladder and sample[f"{load.name}_loss"] <= 0:
-                sample[f"{load.name}_lossless"] = load.rate
-            now = memory([relay.pid])["now"] if not sample[f"{load.name}_gone"] else crowded
-            sample[f"{load.name}_member_kib"] = (max(now, crowded) - base) / load.members
-            return sample
+            yield Crowd(load, relay, base, generators)
         finally:
             for generator in generators:
                 generator.end()
             party.kill()  # every member would be told, and has gone
 
 
-def _run(generators: Sequence[_Generator], relay: int, load: Load, rate: float, seconds: float) -> Sample:
-    start = time.monotonic() + HEAD_START
-    for generator in generators:
-        generator.say(f"{start:.6f} {rate:g} {seconds:g}")
-    time.sleep(HEAD_START + EDGE)
-    cpu, began = cpu_seconds([relay]), time.monotonic()
-    time.sleep(seconds - 2 * EDGE)
-    share = (cpu_seconds([relay]) - cpu) / (time.monotonic() - began)
-    heard = [generator.hear() for generator in generators]
-    sent, received = (sum(result[key] for result in heard) for key in ("sent", "received"))
-    for reason, count in sum((Counter(result["gone"]) for result in heard), Counter()).most_common(3):
-        sys.stderr.write(f"  {load.name}: {count} members lost: {reason}\n")
-    wanted = sent * (load.room_size - 1)
-    took = max(result["took"] for result in heard)
-    return {
-        f"{load.name}_loss": 100 * (1 - received / wanted),
-        f"{load.name}_p50_ms": heard[0]["delay_ms"]["p50"],
-        f"{load.name}_p99_ms": heard[0]["delay_ms"]["p99"],
-        f"{load.name}_relay_cpu": 100 * share,
-        f"{load.name}_generator_cpu": 100 * max(result["cpu"] for result in heard),
-        f"{load.name}_late_ms": max(result["late_ms"]["p99"] for result in heard),
-        f"{load.name}_reordered": sum(result["late"] for result in heard),
-        f"{load.name}_in": sent / took,
-        f"{load.name}_out": received / took,
-        f"{load.name}_gone": sum(sum(result["gone"].values()) for result in heard),
-    }
+def measure_load(lab: Lab, directory: Path, load: Load, *, seconds: float) -> Sample:
+    """Start a relay, let everybody in, send for some seconds. Raises LanpartyError when something ends early."""
+    with gathered(lab, directory, load) as crowd:
+        sample: Sample = {}
+        relay = [crowd.relay.pid]
+        for part in load.ladder:
+            heard = crowd.run(load.rate * part, seconds / 2)
+            for key in ("loss", "relay_cpu", "generator_cpu"):
+                sample[f"{load.name}_{key}_at_{load.rate * part:g}"] = heard[f"{load.name}_{key}"]
+            if heard[f"{load.name}_loss"] > 0 or heard[f"{load.name}_gone"]:
+                break
+            sample[f"{load.name}_lossless"] = load.rate * part
+        # Before the full rate, which may lose members: this is memory for those who are there.
+        crowded = memory(relay)["now"]
+        sample |= crowd.run(load.rate, seconds)
+        if load.ladder and sample[f"{load.name}_loss"] <= 0:
+            sample[f"{load.name}_lossless"] = load.rate
+        now = memory(relay)["now"] if not sample[f"{load.name}_gone"] else crowded
+        sample[f"{load.name}_member_kib"] = (max(now, crowded) - crowd.base) / load.members
+        return sample

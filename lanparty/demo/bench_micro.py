@@ -18,6 +18,7 @@ MICRO: Final = {
     "lanparty.quic.bench_queue": "the smart queue",
     "lanparty.proto.bench_superframe": "super-frames cut and joined",
     "lanparty.relay.bench_switch": "the relay's switch",
+    "lanparty.relay.bench_guard": "the relay's guard",
 }
 """Modules with a ``main``, run by ``python -m``."""
 

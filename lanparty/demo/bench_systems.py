@@ -26,7 +26,7 @@ from lanparty.demo.house import LAN_PREFIX
 from lanparty.demo.programs import Party, Program
 from lanparty.obs.errors import LanpartyError
 
-__all__ = ["Carrier", "Lanparty", "System", "Vxlan", "find", "last_match"]
+__all__ = ["Carrier", "GuardOff", "GuardStrict", "Lanparty", "System", "Vxlan", "find", "last_match"]
 
 START_TIMEOUT: Final = 25.0
 """Seconds until the house must answer a ping. tinc and OpenVPN need a few; SoftEther answers its tools after some."""
@@ -193,6 +193,8 @@ class Lanparty(System):
     cipher = "QUIC v1, TLS 1.3 (AES-128-GCM), DATAGRAM frames"
     interface = "lp0"
     players = PLAYERS
+    relay_options: ClassVar[tuple[str, ...]] = ()
+    """What its relay is started with beside what it must have."""
 
     def profile(self, program: str, prefix: Sequence[str]) -> None:
         """Before ``start``: have a program's interpreter run with these arguments before ``-m MODULE``."""
@@ -201,7 +203,7 @@ class Lanparty(System):
 
     def start_house(self) -> None:
         """As ``System``; frames are read from the gateway's card itself, so no bridge is made."""
-        self.started["relay"] = [self.party.start_relay(wait=False)]
+        self.started["relay"] = [self.party.start_relay(*self.relay_options, wait=False)]
         deadline = time.monotonic() + START_TIMEOUT
         while not self.party.certificate.exists():
             self.check_alive()
@@ -228,6 +230,20 @@ class Lanparty(System):
     def facts(self) -> dict[str, str]:
         """What is switched off, and on which Python."""
         return {"python": sys.version.split()[0], "without": os.environ.get("LANPARTY_WITHOUT", "")}
+
+
+class GuardStrict(Lanparty):
+    """With the guard that is the default."""
+
+    name = "guard-strict"
+    relay_options = ("--guard", "strict")
+
+
+class GuardOff(Lanparty):
+    """With a relay that judges no frame."""
+
+    name = "guard-off"
+    relay_options = ("--guard", "off")
 
 
 class Vxlan(System):

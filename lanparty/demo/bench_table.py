@@ -1,9 +1,9 @@
 """The bench's numbers joined over rounds, held against the goals and against the other systems, as Markdown.
 
-Two tables: the goals (ours, spread, best peer, ratio, reached or not), and all systems beside each other. A number is
-the median of its rounds; the spread is their smallest and largest.
+Three tables: the goals (ours, spread, best peer, ratio, reached or not), the guard's price where it was asked for, and
+all systems beside each other. A number is the median of its rounds; the spread is their smallest and largest.
 
-Owns: the goals of issue 3 and the arithmetic. Must not know: how a number came about.
+Owns: the goals of issue 3, the guard's of issue 4, and the arithmetic. Must not know: how a number came about.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Final
 import attrs
 
 from lanparty.demo.bench_measure import Sample
-from lanparty.demo.bench_systems import Carrier
+from lanparty.demo.bench_systems import Carrier, GuardOff, GuardStrict
 
-__all__ = ["GOALS", "OURS", "Goal", "Number", "Results", "goals_table", "join", "systems_table"]
+__all__ = ["GOALS", "OURS", "Goal", "Number", "Results", "goals_table", "guard_table", "join", "systems_table"]
 
 OURS: Final = "lanparty"
 STREAM_PEER: Final = "softether-tcp"
+GUARD_GOAL: Final = 0.9
+"""Throughput with the guard on strict, as a part of that with it off, at least (issue 4)."""
 
 
 @attrs.frozen
@@ -227,6 +229,48 @@ _COLUMNS: Final = (
     ("… payload Mbit/s", ("busy8_up_mbit", "busy8_down_mbit")),
     ("TCP Mbit/s, 1 % lost", ("loss_up_mbit", "loss_down_mbit")),
 )
+
+
+_GUARDED: Final = (
+    ("TCP client → house, Mbit/s", "tcp_up_mbit", True),
+    ("TCP house → client, Mbit/s", "tcp_down_mbit", True),
+    ("200-byte packets/s client → house", "udp_up_pps", True),
+    ("200-byte packets/s house → client", "udp_down_pps", True),
+    ("CPU of the relay, client → house, s/GB", "tcp_up_cpu_relay", False),
+    ("CPU of the relay, house → client, s/GB", "tcp_down_cpu_relay", False),
+    ("idle ping p50, ms", "ping_p50_ms", False),
+    ("idle ping p99, ms", "ping_p99_ms", False),
+)
+"""Label, key, and whether it is a throughput, which has a goal."""
+
+
+def guard_table(results: Results) -> str:
+    """The relay's guard on strict against off; nothing when it was not measured.
+
+    The ratio is the median of each round's own: the two of one round have the machine's same pace, all of them have
+    not.
+    """
+    strict, off = (results.numbers.get(name, {}) for name in (GuardStrict.name, GuardOff.name))
+    rows = [["guard", "off", "strict", "strict / off", "spread", "goal", "reached"]]
+    for label, key, throughput in _GUARDED:
+        if key not in strict or key not in off:
+            continue
+        ratios = [mine / other for mine, other in zip(strict[key].values, off[key].values, strict=False) if other]
+        if not ratios:
+            continue
+        ratio = statistics.median(ratios)
+        rows.append(
+            [
+                label,
+                _number(off[key].median),
+                _number(strict[key].median),
+                f"{ratio:.2f}",
+                f"{min(ratios):.2f}–{max(ratios):.2f}",
+                f"≥ {GUARD_GOAL:g}" if throughput else "–",
+                "–" if not throughput else "yes" if ratio >= GUARD_GOAL else "NO",
+            ]
+        )
+    return _markdown(rows) if len(rows) > 1 else ""
 
 
 def systems_table(results: Results) -> str:

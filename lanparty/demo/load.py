@@ -1,8 +1,9 @@
 """``python -m lanparty.demo.load``: many members in one process, to see what a relay carries.
 
 Members ``--from`` to ``--to`` of rooms of ``--room-size``: member i is number i % size of room i // size, so that a
-room may be spread over several processes. Each is a real one (QUIC, hello, echoes) that sends UDP broadcasts of a
-game to its room, at its own phase of the period, with number and time in them, and takes what the others send.
+room may be spread over several processes. Each is a real one (QUIC, hello, echoes) that sends a game's UDP packets to
+everybody in its room, or only to the next member, at its own phase of the period, with number and time in them, and
+takes what the others send.
 
     process  → stdout  {"joined": N, ...}                 one JSON line when all are members
     stdin    → process  START RATE SECONDS                 one run: its beginning, in seconds of time.monotonic(),
@@ -17,8 +18,9 @@ The process shares the machine's cores with the relay, so it must be light, and 
 - ``late_ms`` is how late frames were sent, ``cpu`` its share of a core. Where one is high the result is about the
   generator, not about the relay.
 
-Frame: Ethernet broadcast, IPv4, UDP to port 27015 (no checksum), then sender's number (u16), sequence number (u32),
-time in nanoseconds (u64), zeros.
+Frame: Ethernet, IPv4, UDP to port 27015 (no checksum), then sender's number (u16), sequence number (u32), time in
+nanoseconds (u64), zeros. The addresses are link-local ones (RFC 3927): no DHCP server is needed for them, and a strict
+guard takes them.
 
 Owns: the members and their traffic. Must not know: what is too much (``bench_load``).
 """
@@ -53,7 +55,17 @@ from lanparty.quic.connection import Connection, ConnectionLost
 from lanparty.quic.trust import Trust, load_pinned
 from lanparty.uplink.tick import TICK
 
-__all__ = ["ADDRESS_SHARE", "SMALLEST_FRAME", "Inbox", "frame_head", "local_address", "main", "read_stamp", "stamped"]
+__all__ = [
+    "ADDRESS_SHARE",
+    "PATTERNS",
+    "SMALLEST_FRAME",
+    "Inbox",
+    "frame_head",
+    "local_address",
+    "main",
+    "read_stamp",
+    "stamped",
+]
 
 TURN: Final = 0.001
 """Seconds. Adds up to as much to the delays that are measured; half of it makes the process's CPU twice as much."""
@@ -62,11 +74,13 @@ DRAIN: Final = 1.5
 OVERTIME: Final = 1.0
 """Seconds behind its plan after which a run ends: what was not sent by then is not counted as sent."""
 JOINING: Final = 12
-"""Handshakes at a time: below what makes a relay ask for proof of the address (64 half open)."""
+"""Handshakes at a time: below what makes a relay ask for proof of the address (16 half open)."""
 ADDRESS_SHARE: Final = 200
 """Members per local address: a relay takes 256 connections from one."""
 SAMPLE: Final = 8
-"""Every eighth frame's delay is kept: a million numbers are enough for a percentile."""
+"""Every eighth frame's delay is kept, at most: see ``MOST_DELAYS``."""
+MOST_DELAYS: Final = 1_000_000
+"""Delays kept of a run, about: enough for a percentile, and a soak's would fill the memory."""
 
 _STAMP: Final = struct.Struct("!HIQ")
 _STAMP_AT: Final = HEADER_SIZE + 14 + 20 + 8
@@ -74,20 +88,28 @@ SMALLEST_FRAME: Final = _STAMP_AT - HEADER_SIZE + _STAMP.size
 
 ROOM: Final = "LOAD{}"
 
+PATTERNS: Final = ("all", "next")
+"""To whom a member sends."""
+
 _GOLDEN: Final = 0.6180339887498949
 
 
 # ------------------------------------------------------------------------------------------------ frames
 
 
-def frame_head(number: int, room: int, size: int) -> bytes:
-    """Ethernet, IPv4 and UDP headers of member ``number``'s frames of ``size`` bytes."""
+def frame_head(number: int, room: int, size: int, to: int | None = None) -> bytes:
+    """Ethernet, IPv4 and UDP headers of member ``number``'s frames of ``size`` bytes to member ``to``, or to all."""
     length = size - 14
-    source, broadcast = bytes((10, room >> 8 & 0xFF, room & 0xFF, number + 1)), b"\xff" * 4
-    blank = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 0, 0x4000, 64, 17, 0, source, broadcast)
+    receiver, target = (b"\xff" * 6, b"\xff" * 4) if to is None else (mac(room, to), _address(room, to))
+    blank = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 0, 0x4000, 64, 17, 0, _address(room, number), target)
     ip = blank[:10] + internet_checksum(blank).to_bytes(2, "big") + blank[12:]
     udp = struct.pack("!HHHH", 27015, 27015, length - 20, 0)
-    return b"\xff" * 6 + mac(room, number) + b"\x08\x00" + ip + udp
+    return receiver + mac(room, number) + b"\x08\x00" + ip + udp
+
+
+def _address(room: int, number: int) -> bytes:
+    """A member's IPv4 address, unique in its room. The first and last 256 of 169.254/16 are reserved (RFC 3927)."""
+    return bytes((169, 254, 1 + room % 254, number + 1))
 
 
 def mac(room: int, number: int) -> bytes:
@@ -123,6 +145,8 @@ class Inbox:
     """Bytes of an overlay datagram of ours; others are not counted."""
     delays: array[int]
     """Nanoseconds from sending to here, of a sample; shared by the process's members."""
+    sample: int = SAMPLE
+    """One of so many frames of each sender is in it."""
     received: int = 0
     late: int = 0
     """Frames not newer than one that came before from the same sender: reordered or doubled."""
@@ -141,7 +165,7 @@ class Inbox:
                 self.late += 1
                 continue
             newest[number] = sequence
-            if not sequence % SAMPLE:
+            if not sequence % self.sample:
                 self.delays.append(nanoseconds - sent)
 
 
@@ -227,7 +251,8 @@ class _Load:
             decoder = ControlDecoder()
             await _welcomed(connection, decoder)
             inbox = Inbox(HEADER_SIZE + options.size, self.delays)
-            head = frame_head(number, room, options.size)
+            to = (number + 1) % options.room_size if options.pattern == "next" else None
+            head = frame_head(number, room, options.size, to)
             member = _Member(room, number, inbox, connection, head, OverlayEncoder(connection.datagram_budget))
             connection.on_datagrams(inbox.take_untrusted)
             self.members.append(member)
@@ -252,8 +277,10 @@ class _Load:
         options = self.options
         members, period = self.members, 1.0 / rate
         before = sum(member.sent for member in members)
+        copies = 1 if options.pattern == "next" else options.room_size - 1
         for member in members:
             member.inbox.received = member.inbox.late = 0
+            member.inbox.sample = max(SAMPLE, int(len(members) * rate * seconds * copies) // MOST_DELAYS)
         del self.delays[:]
         # Evenly spread over the period, and not in the order of the rooms: the golden ratio's multiples are.
         phases = [math.modf((options.first + index) * _GOLDEN)[0] * period for index in range(len(members))]
@@ -323,6 +350,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--room-size", type=IntRange(2, 128), default=32, metavar="N")
     parser.add_argument("--from", type=IntRange(0, 65535), default=0, metavar="I", dest="first")
     parser.add_argument("--to", type=IntRange(1, 65535), required=True, metavar="I", help="one more than the last")
+    parser.add_argument("--pattern", choices=PATTERNS, default="all", help="to everybody, or to the next member only")
     parser.add_argument("--size", type=IntRange(SMALLEST_FRAME, 1400), default=100, metavar="BYTES")
     status = 0
     try:

@@ -9,7 +9,7 @@ import pytest
 from lanparty.demo import bench
 from lanparty.demo.bench import PEERS, main, peers_of, results_from
 from lanparty.demo.bench_micro import MICRO, run_micro
-from lanparty.demo.bench_systems import Carrier
+from lanparty.demo.bench_systems import Carrier, GuardStrict
 from lanparty.obs.errors import UsageError
 
 NUMBER = {"median": 2.0, "least": 1.0, "most": 3.0, "values": [1.0, 2.0, 3.0]}
@@ -90,3 +90,21 @@ def test_a_missing_or_failing_micro_benchmark_is_named_and_the_others_run(monkey
     assert "## this: poetry" in printed
     assert "Beautiful is better than ugly." in printed
     assert len(problems) == 3
+
+
+def test_the_guards_comparison_takes_turns(monkeypatch, tmp_path, capsys):
+    """Three rounds, strict and off in each, none always first; the table and the JSON have both."""
+    order = []
+
+    def measured(run, kind, metrics):
+        order.append(kind.name)
+        run.rounds.setdefault(kind.name, []).append({"tcp_up_mbit": 95.0 if kind is GuardStrict else 100.0})
+
+    monkeypatch.setattr(bench._Run, "_system", measured)
+    monkeypatch.setattr(bench.sandbox, "is_inside", lambda: True)
+    path = tmp_path / "results.json"
+    assert main(["--only", "guard", "--peers", "none", "--rounds", "3", "--json", str(path)]) == 0
+    assert order == ["guard-strict", "guard-off", "guard-off", "guard-strict", "guard-strict", "guard-off"]
+    assert "| 0.95" in capsys.readouterr().out
+    assert main(["--from", str(path)]) == 0
+    assert "| 0.95" in capsys.readouterr().out

@@ -18,6 +18,7 @@ from lanparty.demo.bench import main
 from lanparty.demo.bench_lab import LAN_HOST, Lab, cpu_seconds, descendants, end_processes, wake_ups
 from lanparty.demo.bench_load import LOADS, measure_load
 from lanparty.demo.probes import ping
+from lanparty.demo.soak import main as soak
 
 REQUIRED = os.environ.get("LANPARTY_LAN_REQUIRED") == "1" or os.environ.get("CI") == "true"
 
@@ -134,3 +135,15 @@ def test_a_small_load(lab, tmp_path):
     assert sample["room32_out"] == pytest.approx(3 * sample["room32_in"])
     assert 0 < sample["room32_p50_ms"] < 1000
     assert sample["room32_member_kib"] > 0
+
+
+@pytest.mark.parametrize("pattern", ["next", "all"])
+def test_a_short_soak(tmp_path, pattern, capsys):
+    written = tmp_path / "soak.json"
+    status = soak(["--members", "4", "--rate", "5", "--seconds", "4", "--pattern", pattern, "--json", str(written)])
+    result = json.loads(written.read_text())
+    assert json.loads(capsys.readouterr().out) == result
+    assert result["loss"] == 0
+    assert status == bool(result["missed"])  # of memory in its first seconds this says nothing
+    assert result["out"] == pytest.approx(result["in"] * (1 if pattern == "next" else 3), rel=1e-3)
+    assert result["memory_kib"]["readings"][0] > result["memory_kib"]["before"] > 0

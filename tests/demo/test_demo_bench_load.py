@@ -6,11 +6,12 @@ from array import array
 
 import pytest
 
-from lanparty.demo.bench_load import LOADS
+from lanparty.demo.bench_load import LOADS, Load
 from lanparty.demo.load import ADDRESS_SHARE, SMALLEST_FRAME, Inbox, frame_head, local_address, mac, read_stamp, stamped
 from lanparty.demo.probes import internet_checksum
 from lanparty.proto.overlay import OverlayEncoder
 from lanparty.relay.guard import Guard
+from lanparty.relay.levels import RoomPolicy
 
 
 class Sender:
@@ -28,7 +29,7 @@ def test_frames_pass_the_relays_guard(room, number, size):
     assert int.from_bytes(frame[16:18], "big") == size - 14, "IPv4's total length"
     assert internet_checksum(frame[14:34]) == 0
     assert int.from_bytes(frame[38:40], "big") == size - 34, "UDP's length"
-    assert Guard(1500, set()).judge_untrusted(frame, Sender(mac(room, number))) is None
+    assert Guard(RoomPolicy(), 1500, set()).judge_untrusted(frame, Sender(mac(room, number)), 0.0) is None
 
 
 def test_no_two_members_share_a_mac():
@@ -56,7 +57,30 @@ def test_an_inbox_counts():
     assert len(inbox.delays) == 3, "sequence numbers 0, 0 and 8"
 
 
+def test_a_frame_for_one_member():
+    head = frame_head(3, 7, 100, to=4)
+    assert head[:6] == mac(7, 4)
+    assert head[6:12] == mac(7, 3)
+    assert head[26:34] == bytes((169, 254, 8, 4, 169, 254, 8, 5)), "addresses that need no DHCP server"
+    assert frame_head(3, 7, 100)[30:34] == b"\xff" * 4
+
+
+@pytest.mark.parametrize("room", [0, 253, 254, 499])
+def test_addresses_keep_out_of_what_rfc_3927_reserves(room):
+    assert 1 <= frame_head(0, room, 100)[28] <= 254
+
+
+def test_of_a_long_run_fewer_delays_are_kept():
+    inbox = Inbox(104, array("q"), sample=100)
+    encoder = OverlayEncoder(1200)
+    for sequence in range(1000):
+        inbox.take_untrusted(encoder.encode(stamped(frame_head(1, 0, 100), 100, 1, sequence, 0)), 0.0)
+    assert (inbox.received, len(inbox.delays)) == (1000, 10)
+
+
 def test_members_are_shared_out():
+    assert Load("a", rooms=1, room_size=50, rate=1, size=100, processes=3).shares() == [(0, 16), (16, 33), (33, 50)]
+    assert Load("a", rooms=1, room_size=50, rate=1, size=100, pattern="next").copies == 1
     assert LOADS["room32"].shares() == [(0, 1), (1, 32)]
     assert LOADS["rooms500"].shares() == [(0, 2000)]
     assert LOADS["rooms500"].members == 2000

@@ -6,7 +6,7 @@ import math
 
 from lanparty.demo.bench_measure import METRICS
 from lanparty.demo.bench_systems import Carrier
-from lanparty.demo.bench_table import GOALS, Results, goals_table, join, systems_table
+from lanparty.demo.bench_table import GOALS, Results, goals_table, guard_table, join, systems_table
 
 CARRIERS = {
     "lanparty": Carrier.DATAGRAMS,
@@ -14,6 +14,8 @@ CARRIERS = {
     "slow": Carrier.DATAGRAMS,
     "softether-tcp": Carrier.STREAM,
     "vxlan": Carrier.KERNEL,
+    "guard-strict": Carrier.DATAGRAMS,
+    "guard-off": Carrier.DATAGRAMS,
 }
 
 
@@ -96,3 +98,27 @@ def test_all_systems_beside_each_other():
         {"system": "vxlan", "TCP Mbit/s": "1234 / –"},
     ]
     assert systems_table(results(lanparty={"idle_relay_cpu": 0.1})) == ""
+
+
+def test_the_guards_price_is_the_median_of_each_rounds_own_ratio():
+    """In the third round the machine had half its pace: the ratio of the medians would be 0.82."""
+    strict = [{"tcp_up_mbit": value, "ping_p50_ms": 2.0} for value in (95.0, 90.0, 44.0)]
+    off = [{"tcp_up_mbit": value, "ping_p50_ms": 1.0} for value in (100.0, 110.0, 50.0)]
+    joined = join({"guard-strict": strict, "guard-off": off})
+    tcp, ping = rows(guard_table(Results(joined, CARRIERS)))
+    assert tcp == {
+        "guard": "TCP client → house, Mbit/s",
+        "off": "100",
+        "strict": "90.0",
+        "strict / off": "0.88",
+        "spread": "0.82–0.95",
+        "goal": "≥ 0.9",
+        "reached": "NO",
+    }
+    assert (ping["strict / off"], ping["goal"]) == ("2.00", "–")
+
+
+def test_no_table_of_the_guard_without_both_sides():
+    assert guard_table(results(guard_strict={"tcp_up_mbit": 1.0})) == ""
+    assert guard_table(results(guard_strict={"tcp_up_mbit": 1.0}, guard_off={"ping_p50_ms": 1.0})) == ""
+    assert guard_table(results(guard_strict={"tcp_up_mbit": 1.0}, guard_off={"tcp_up_mbit": 0.0})) == ""
