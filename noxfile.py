@@ -90,7 +90,7 @@ def lan(session: nox.Session) -> None:
 def guard(session: nox.Session) -> None:
     """Every row of the layer-2 guard: its vectors in all wrappings, and real attackers against real victims."""
     _prepare_lan(session)
-    session.run("pytest", "-q", "tests/relay", "-k", "guard", *session.posargs)
+    session.run("pytest", "-q", "tests/guard", "tests/gateway", *session.posargs)
     _run_lan(session, "tests/lan/guard", *session.posargs, marked="guard")
 
 

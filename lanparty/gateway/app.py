@@ -25,6 +25,7 @@ from lanparty.cli.privileges import Capability
 from lanparty.cli.service import Service
 from lanparty.ctrl.messages import Role
 from lanparty.gateway.bridge import Bridge
+from lanparty.gateway.options import policy_from
 from lanparty.link.journal import state_directory
 from lanparty.link.lan import LanLink
 from lanparty.link.netlink import open_netlink
@@ -48,6 +49,7 @@ async def amain(options: argparse.Namespace, stop: trio.Event, service: Service)
     Raises UsageError, MachineError (before the relay hears of us), RefusedError, UntrustedError, ConnectionFailedError.
     """
     settings = settings_from(options, role=Role.GATEWAY)
+    policy = policy_from(options)
     service.drop_privileges({Capability.NET_ADMIN, Capability.NET_RAW})
     async with open_netlink() as netlink, trio.open_nursery() as services:
         for what in await repair(state_directory(), netlink):
@@ -55,7 +57,7 @@ async def amain(options: argparse.Namespace, stop: trio.Event, service: Service)
         lan = LanLink(options.interface, on_frames=_nobody_there)
         tunnel = Tunnel(framelog=FrameLog.when(options.frame_log))
         tunnel.device_counters = lambda: lan.counters
-        bridge = Bridge(lan, tunnel, cam_interval=options.cam_refresh)
+        bridge = Bridge(lan, tunnel, cam_interval=options.cam_refresh, policy=policy)
         uplink = UplinkLoop(settings, bridge, tunnel, watch=NetlinkWatch(netlink))
 
         await services.start(lan.run, netlink)

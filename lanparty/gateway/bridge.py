@@ -1,7 +1,7 @@
 """The gateway's logic: the room on one side, the house LAN on the other, and who is remote.
 
-    room -> house   Tunnel -> on_frames -> RemoteMembers.to_house_untrusted -> LanLink.write_batch
-    house -> room   LanLink -> _from_house -> RemoteMembers.to_room -> Tunnel.transmit
+    room -> house   Tunnel -> on_frames -> RemoteMembers, HouseGuard -> LanLink.write_batch
+    house -> room   LanLink -> _from_house -> RemoteMembers, HouseGuard -> Tunnel.transmit
 
 While the house LAN has a loop (``loop.py``) nothing goes either way.
 
@@ -19,8 +19,10 @@ import trio
 
 from lanparty.ctrl.messages import Member, Welcome
 from lanparty.gateway.cam import CamSchedule
+from lanparty.gateway.house_guard import HouseGuard
 from lanparty.gateway.loop import LoopWatch, News
 from lanparty.gateway.members import RemoteMembers
+from lanparty.guard.levels import RoomPolicy
 from lanparty.obs import events
 from lanparty.obs.log import log
 from lanparty.proto.probe import ID_SIZE
@@ -67,9 +69,13 @@ class Lan(Protocol):
 class Bridge:
     """The gateway's side of the uplink (`lanparty.uplink.port.Port`)."""
 
-    def __init__(self, lan: Lan, tunnel: Tunnel, *, cam_interval: float) -> None:
-        """Connect ``lan`` and ``tunnel``; ``cam_interval`` is in seconds. Frames of ``tunnel`` come to `on_frames`."""
+    def __init__(self, lan: Lan, tunnel: Tunnel, *, cam_interval: float, policy: RoomPolicy | None = None) -> None:
+        """Connect ``lan`` and ``tunnel``; ``cam_interval`` is in seconds. Frames of ``tunnel`` come to `on_frames`.
+
+        ``policy``: what players may send into the house; strict if not given.
+        """
         self.members = RemoteMembers(dropped=tunnel.counters.other_dropped)
+        self.guard = HouseGuard(policy or RoomPolicy(), self.members, tunnel.counters.drop)
         self.cam = CamSchedule(cam_interval)
         self.loop = LoopWatch(os.urandom(ID_SIZE))
         self._lan = lan
@@ -124,19 +130,23 @@ class Bridge:
 
     def on_peer_left(self, peer_id: int) -> None:
         """Forget a player: its MAC is no longer refreshed, and the house switch forgets it by itself."""
-        self.members.left(peer_id)
+        mac = self.members.left(peer_id)
+        if mac is not None:
+            self.guard.left(mac)
         self._members_changed()
 
     def on_lost(self, reason: str) -> None:
         """Forget everybody: nothing of the house is for anybody now, and the next welcome lists who is there."""
         self._welcome = None
+        for mac in self.members.announced:
+            self.guard.left(mac)
         self.members.replace(())
         self._members_changed()
 
     def on_frames(self, frames: list[tuple[int, Frame]], now: float) -> None:
         """Room -> house."""
         known = self.members.macs
-        passed = self.members.to_house_untrusted(frames, now)
+        passed = self.guard.to_house_untrusted(self.members.to_house_untrusted(frames, now), now)
         if self.members.macs is not known:  # A sender that is not announced yet: its answers must find it.
             self._lan.set_members(self.members.macs)
             self._wake.set()
@@ -158,7 +168,7 @@ class Bridge:
         if self.loop.paused:
             self._tunnel.counters.drop("loop", frames_of(passed))
         else:
-            self._tunnel.transmit(passed)
+            self._tunnel.transmit(self.guard.from_house_untrusted(passed, trio.current_time()))
 
     def _lan_state(self, up: bool) -> None:
         log(events.GATEWAY_LAN_UP if up else events.GATEWAY_LAN_DOWN, interface=self._lan.interface)

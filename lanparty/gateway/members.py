@@ -4,6 +4,7 @@ Owns: the table of remote MACs and the judgement of frames in both directions. P
 Must not know: sockets, the relay's connection, the LAN link.
 
 The relay filters what players send; the gateway does not rely on it. From the room to the house a frame passes when
+(and when `house_guard` has nothing against it)
   1. it is 14 .. MAX_FRAME bytes,
   2. its source is the MAC of the player that the relay names as its origin,
   3. its destination is not one that switches take for themselves (spanning tree, LACP, LLDP, CDP ...).
@@ -88,6 +89,10 @@ class RemoteMembers:
     def macs(self) -> frozenset[bytes]:
         """All MACs believed to be remote now."""
         return self._remote
+
+    def __contains__(self, mac: object) -> bool:
+        """Whether ``mac`` is believed to be remote now."""
+        return mac in self._remote
 
     @property
     def announced(self) -> list[bytes]:

@@ -8,7 +8,8 @@ and then is in the next portion. The kernel's buffer, which is one line for ever
     line      one for each connection whose handshake is complete; one for everything else together: strangers, and
               packets with forged addresses, however many those are
     turn      a portion, divided equally; what a line does not need of its part is the others'
-    portion   as many packets as were processed in `PORTION_TIME` before: where they are dear, fewer
+    portion   `PORTION` packets, however dear they are: with fewer, each receiver's packets would carry less of a room's
+              broadcasts, and all become dearer still
     bound     LINE_PACKETS in a line, ALL_PACKETS in all; the newest of the longest are dropped, counted
 
 Owns: the lines. Must not know: sockets, QUIC, the clock (``now`` is an argument).
@@ -25,7 +26,7 @@ import attrs
 from lanparty.quic.connection import Received, UdpPath
 from lanparty.quic.settings import BATCH
 
-__all__ = ["ALL_PACKETS", "LEAST", "LINE_PACKETS", "MOST", "PORTION_TIME", "Ingress"]
+__all__ = ["ALL_PACKETS", "LINE_PACKETS", "PORTION", "Ingress"]
 
 LINE_PACKETS: Final = 2048
 """Packets that wait of one sender: as many as the kernel's own buffer has, 3 MiB at most. A burst of one member that is
@@ -35,15 +36,8 @@ ALL_PACKETS: Final = 8192
 """Packets that wait of all: 12 MiB. A line has at least a portion, so with more than 128 lines it can be more than
 that: 64 each, of at most 4096 connections."""
 
-PORTION_TIME: Final = 0.001
-"""Seconds of processor time that one portion should take, see `Ingress.took`: so long somebody waits who has just begun
-to send. Not of the clock's time: where the processor is shared, smaller portions would only make all of it dearer."""
-
-LEAST: Final = 8
-"""Packets of a portion at least."""
-
-MOST: Final = BATCH + BATCH // 2
-"""Packets of a portion at most: what a read gives on average where the kernel joins packets."""
+PORTION: Final = BATCH + BATCH // 2
+"""Packets: what a read gives on average where the kernel joins packets."""
 
 
 @attrs.define
@@ -81,8 +75,6 @@ class Ingress:
     """Says whose a packet is; None for strangers."""
     dropped: Callable[[int], None]
     """Counts packets that found their line full."""
-    portion: int = MOST
-    """Packets of the next portion."""
     count: int = 0
     """Packets that wait."""
     _lines: dict[Hashable, _Line] = attrs.field(factory=dict)
@@ -114,7 +106,7 @@ class Ingress:
     def take(self, now: float) -> list[Received]:
         """Give the next portion."""
         out: list[Received] = []
-        room = self.portion
+        room = PORTION
         lines = self._lines
         while lines and room > 0:
             part = max(1, room // len(lines))
@@ -126,10 +118,3 @@ class Ingress:
                 if line.count:
                     lines[sender] = line
         return out
-
-    def took(self, seconds: float) -> None:
-        """Note how much processor time the last portion took."""
-        if seconds > PORTION_TIME * 1.5:
-            self.portion = max(LEAST, self.portion // 2)
-        elif seconds < PORTION_TIME * 0.75:
-            self.portion = min(MOST, self.portion * 2)

@@ -32,9 +32,9 @@ from typing import Final
 import attrs
 
 from lanparty.ctrl.messages import PROTOCOL, Hello, Role
+from lanparty.guard.levels import GuardSettings, Level, RoomPolicy
 from lanparty.obs.errors import LanpartyError
 from lanparty.relay.hub import Hub, Joined
-from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
 from lanparty.relay.rooms import Rooms
 
 __all__ = ["CASES", "Case", "Room", "judge_time", "main", "switch_time"]

@@ -27,8 +27,8 @@ from typing import Final
 import attrs
 
 from lanparty.ctrl.messages import PROTOCOL, Hello, Role
+from lanparty.guard.levels import Level, RoomPolicy
 from lanparty.relay.hub import Hub, Joined
-from lanparty.relay.levels import Level, RoomPolicy
 from lanparty.relay.rooms import Rooms
 from lanparty.relay.switch import Port, Switch
 

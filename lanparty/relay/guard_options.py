@@ -13,20 +13,15 @@ Owns: these options, and what contradicts what. Must not know: what the levels d
 from __future__ import annotations
 
 import argparse
-import re
-from typing import Final
 
 import attrs
 
+from lanparty.cli.guard_options import extra_ethertype, guard_level
 from lanparty.cli.options import Parser, room_code
+from lanparty.guard.levels import GuardSettings, Level, RoomPolicy
 from lanparty.obs.errors import UsageError
-from lanparty.proto.ethernet import MIN_ETHERTYPE, VLAN_ETHERTYPES
-from lanparty.relay.guard import ETHERTYPES
-from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
 
 __all__ = ["add_guard_options", "guard_settings"]
-
-_HEX: Final = re.compile(r"(?:0[xX])?[0-9A-Fa-f]{4}", re.ASCII)
 
 
 def add_guard_options(parser: Parser) -> None:
@@ -36,7 +31,7 @@ def add_guard_options(parser: Parser) -> None:
     )
     group.add_argument(
         "--guard",
-        type=_level,
+        type=guard_level,
         default=Level.STRICT,
         metavar="LEVEL",
         help="in rooms that are not named otherwise (default: %(default)s)",
@@ -103,32 +98,14 @@ def _need_strict(option: str, room: str, policy: RoomPolicy) -> None:
         )
 
 
-def _level(text: str) -> Level:
-    try:
-        return Level(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a level: use {', '.join(Level)}") from None
-
-
 def _room_level(text: str) -> tuple[str, Level]:
     room, value = _split(text, "LEVEL")
-    return room, _level(value)
+    return room, guard_level(value)
 
 
 def _room_ethertype(text: str) -> tuple[str, int]:
     room, value = _split(text, "HEX")
-    if _HEX.fullmatch(value) is None:
-        raise argparse.ArgumentTypeError(f"{value!r} is not an EtherType: four hexadecimal digits, as in 88B5")
-    ethertype = int(value, 16)
-    if ethertype in VLAN_ETHERTYPES:
-        raise argparse.ArgumentTypeError(
-            f"{value} is a VLAN tag, which could hide anything: --room-guard {room}=standard lets all tags pass"
-        )
-    if ethertype < MIN_ETHERTYPE:
-        raise argparse.ArgumentTypeError(f"{value} is not an EtherType: they begin at {MIN_ETHERTYPE:04X}")
-    if ethertype in ETHERTYPES:
-        raise argparse.ArgumentTypeError(f"{value} passes in every room")
-    return room, ethertype
+    return room, extra_ethertype(value)
 
 
 def _split(text: str, what: str) -> tuple[str, str]:

@@ -15,9 +15,9 @@ from typing import Generic, TypeVar
 import attrs
 
 from lanparty.ctrl.messages import Hello
+from lanparty.guard.guard import Guard
+from lanparty.guard.levels import GuardSettings
 from lanparty.relay.admission import Tries
-from lanparty.relay.guard import Guard
-from lanparty.relay.levels import GuardSettings
 from lanparty.relay.rooms import Admitted, MemberState, Refused, Room, Rooms
 from lanparty.relay.switch import FrameWatch, Outlet, Port, Switch
 from lanparty.relay.tally import Pacer, PortTally

@@ -15,10 +15,10 @@ import attrs
 from lanparty.cli.options import IntRange, ListenAddress, Parser, parse_listen, program
 from lanparty.cli.privileges import User, find_user
 from lanparty.ctrl.messages import MAX_MEMBERS
+from lanparty.guard.levels import GuardSettings
 from lanparty.obs.errors import UsageError
 from lanparty.proto.mtu import DEFAULT_TAP_MTU, MIN_TAP_MTU
 from lanparty.relay.guard_options import add_guard_options, guard_settings
-from lanparty.relay.levels import GuardSettings
 from lanparty.relay.rooms import RoomLimits
 
 __all__ = ["DEFAULT_STATS_INTERVAL", "PROGRAM", "RelaySettings", "build_parser", "settings_from"]

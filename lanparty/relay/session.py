@@ -57,6 +57,7 @@ from lanparty.ctrl.messages import (
 )
 from lanparty.ctrl.proof import is_proven_untrusted
 from lanparty.ctrl.validate import check_hello
+from lanparty.guard.bucket import TokenBucket
 from lanparty.obs import events
 from lanparty.obs.log import log
 from lanparty.obs.text import clean_text
@@ -64,7 +65,7 @@ from lanparty.quic.connection import Closed, ConnectionLost, UdpPath
 from lanparty.quic.table import address_key
 from lanparty.relay.hub import Hub, Joined
 from lanparty.relay.rooms import MemberState, Refused, Remedy, room_name
-from lanparty.relay.tally import BlockedReporter, TokenBucket
+from lanparty.relay.tally import BlockedReporter
 
 __all__ = ["CLOSE_OK", "FAREWELL", "RelayHub", "Session", "SessionConnection"]
 

@@ -31,10 +31,10 @@ from typing import Final
 
 import attrs
 
+from lanparty.guard.bucket import TokenBucket
 from lanparty.proto.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV6, HEADER_SIZE
 from lanparty.proto.ip import transport_at_untrusted
 from lanparty.proto.mac import BROADCAST, MAC_SIZE
-from lanparty.relay.tally import TokenBucket
 
 __all__ = [
     "BUCKETS",

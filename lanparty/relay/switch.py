@@ -36,13 +36,16 @@ The result says, for each receiving port, which datagrams go there in which orde
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import attrs
 
 from lanparty.ctrl.validate import MIN_DATAGRAM_BUDGET
+from lanparty.guard.bucket import TokenBucket
+from lanparty.guard.guard import Guard
+from lanparty.guard.plain import HEAD_SIZE, Shape, plain_fields_untrusted, shape_of
+from lanparty.guard.rules import Rule
 from lanparty.proto.fragments import Reassembler
 from lanparty.proto.overlay import (
     HEADER_SIZE,
@@ -55,12 +58,9 @@ from lanparty.proto.overlay import (
     OverlaySizeError,
     encode_echo,
 )
-from lanparty.relay.guard import Guard
-from lanparty.relay.guard_rules import Rule
-from lanparty.relay.plain import HEAD_SIZE, Shape, shape_of
 from lanparty.relay.rooms import MemberState, Room
 from lanparty.relay.storm import MemberStorm, StormControl, Traffic, traffic_of_untrusted
-from lanparty.relay.tally import PortTally, TokenBucket
+from lanparty.relay.tally import PortTally
 
 __all__ = ["Deliveries", "Drop", "FrameWatch", "Outlet", "Port", "Switch"]
 
@@ -332,7 +332,7 @@ class Switch:
         shape = shape_of(head)
         if shape is None:
             return
-        fields = _plain_fields(shape, datagram)
+        fields = plain_fields_untrusted(shape, datagram)
         if fields is None:
             return
         guard, member = self.guard, port.member
@@ -502,15 +502,6 @@ def _header(stamp: int) -> bytes:
     return _FIRST + stamp.to_bytes(3, "big")
 
 
-def _plain_fields(shape: Shape, datagram: bytes) -> tuple[Any, ...] | None:
-    """Give what matters of ``datagram`` if it is plain, else None."""
-    try:
-        fields = shape.read(datagram)
-    except struct.error:
-        return None
-    return fields if shape.is_plain(fields, len(datagram)) else None
-
-
 def _runs_untrusted(ways: dict[bytes, Way], datagrams: Sequence[bytes]) -> list[tuple[Way | None, list[bytes]]]:
     """Cut a batch, in its order, in runs of datagrams of one size that go the same way, and runs that no way is for."""
     runs: list[tuple[Way | None, list[bytes]]] = []
@@ -525,7 +516,7 @@ def _runs_untrusted(ways: dict[bytes, Way], datagrams: Sequence[bytes]) -> list[
             continue
         way = ways.get(datagram[:HEAD_SIZE])
         if way is not None and len(datagram) <= way.largest:
-            fields = _plain_fields(way.shape, datagram)
+            fields = plain_fields_untrusted(way.shape, datagram)
             if fields is not None and (way.sources is None or fields[way.shape.source] in way.sources):
                 size, read, run, lost = len(datagram), way.shape.read, [datagram], None
                 runs.append((way, run))

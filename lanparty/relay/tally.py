@@ -1,4 +1,4 @@
-"""What the switch counts, by member, room and relay; when a person hears of blocked frames, of refusals; token bucket.
+"""What the switch counts, by member, room and relay; when a person hears of blocked frames, of refusals.
 
 Owns: the counters of a switch port and the pace of ``relay.frames-blocked`` and ``relay.refused`` events.
 Must not know: who counts, the clock (``now`` is an argument), logging.
@@ -14,9 +14,9 @@ from typing import Final
 
 import attrs
 
-from lanparty.relay.guard_rules import Rule
+from lanparty.guard.rules import Rule
 
-__all__ = ["BlockedReporter", "Pacer", "PortTally", "TokenBucket"]
+__all__ = ["BlockedReporter", "Pacer", "PortTally"]
 
 REPORT_INTERVAL: Final = 10.0
 """Seconds between two events about the same member and rule: enough to act on, too few to fill a disk."""
@@ -132,35 +132,3 @@ class Pacer:
             del self._told[oldest]
         self._told[key] = (now, 0)
         return untold + 1
-
-
-@attrs.define
-class TokenBucket:
-    """Lets ``rate`` things a second pass, and ``burst`` of them at once."""
-
-    rate: float
-    burst: float
-    _tokens: float = attrs.field(init=False)
-    _updated: float | None = attrs.field(default=None, init=False)
-
-    @_tokens.default
-    def _default_tokens(self) -> float:
-        return self.burst
-
-    def fill(self, now: float) -> float:
-        """Give how many may pass at ``now``, seconds. Time that runs backwards brings nothing."""
-        if self._updated is not None:
-            self._tokens = min(self.burst, self._tokens + max(0.0, now - self._updated) * self.rate)
-        self._updated = now
-        return self._tokens
-
-    def spend(self, count: float) -> None:
-        """Take ``count`` out, which ``fill`` has offered, or which pass all the same: then it owes them."""
-        self._tokens -= count
-
-    def take(self, now: float) -> bool:
-        """Whether one more may pass at ``now``, seconds."""
-        if self.fill(now) < 1:
-            return False
-        self.spend(1)
-        return True

@@ -16,14 +16,14 @@ from test_relay_switch import Endpoint as Place
 from trio.testing import MockClock
 
 from lanparty.ctrl.messages import Disconnect, Stats, Welcome
+from lanparty.guard.bindings import MAX_AWAY, MAX_HOUSE, MAX_RESERVED, Bindings, Evidence
+from lanparty.guard.guard import Guard
+from lanparty.guard.levels import RoomPolicy
+from lanparty.guard.rules import Rule
 from lanparty.obs.log import captured
 from lanparty.proto.overlay import OverlayCounters
 from lanparty.relay.admission import MAX_ADDRESSES, MAX_GUESTS, Tries
-from lanparty.relay.bindings import MAX_AWAY, MAX_HOUSE, MAX_RESERVED, Bindings, Evidence
-from lanparty.relay.guard import Guard
-from lanparty.relay.guard_rules import Rule
 from lanparty.relay.hub import Hub
-from lanparty.relay.levels import RoomPolicy
 from lanparty.relay.rooms import MemberState, RoomLimits, Rooms
 from lanparty.relay.storm import BUCKETS, StormControl
 from lanparty.relay.switch import LAN_AGE, MAX_LAN_SOURCES, MAX_WAYS, Port, Switch

@@ -9,9 +9,9 @@ import pytest
 from lanparty.demo.bench_load import LOADS, Load
 from lanparty.demo.load import ADDRESS_SHARE, SMALLEST_FRAME, Inbox, frame_head, local_address, mac, read_stamp, stamped
 from lanparty.demo.probes import internet_checksum
+from lanparty.guard.guard import Guard
+from lanparty.guard.levels import RoomPolicy
 from lanparty.proto.overlay import OverlayEncoder
-from lanparty.relay.guard import Guard
-from lanparty.relay.levels import RoomPolicy
 
 
 class Sender:

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from lanparty.cli.options import program
-from lanparty.relay.guard import Rule
+from lanparty.guard.guard import Rule
+from lanparty.guard.levels import Level
+from lanparty.guard.rules import Enforced
 from lanparty.relay.guard_options import add_guard_options
-from lanparty.relay.guard_rules import Enforced
-from lanparty.relay.levels import Level
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "guard.md").read_text()

@@ -17,14 +17,14 @@ from lanparty.client.homecoming import Homecoming
 from lanparty.ctrl.messages import PROTOCOL, Hello, Member, Role
 from lanparty.gateway.loop import MAX_OTHERS, LoopWatch
 from lanparty.gateway.members import MAX_PROBES, MAX_PROVISIONAL, RemoteMembers
+from lanparty.guard import bindings
+from lanparty.guard.bindings import Bindings
+from lanparty.guard.guard import Guard
+from lanparty.guard.levels import GuardSettings, Level, RoomPolicy
+from lanparty.guard.plain import HEAD_SIZE, shape_of
+from lanparty.guard.rules import Rule
 from lanparty.proto.probe import MAX_LISTED, encode_probe, parse_probe_untrusted
-from lanparty.relay import bindings
-from lanparty.relay.bindings import Bindings
-from lanparty.relay.guard import Guard
-from lanparty.relay.guard_rules import Rule
 from lanparty.relay.hub import Hub, Joined
-from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
-from lanparty.relay.plain import HEAD_SIZE, shape_of
 from lanparty.relay.rooms import RoomLimits, Rooms
 from lanparty.relay.storm import StormControl, Traffic, traffic_of_untrusted
 from lanparty.relay.switch import MAX_LAN_SOURCES, MAX_WAYS, Deliveries, Port

@@ -38,7 +38,8 @@ class Variant:
     has_tap: bool = True
     megabytes: int = 50
     """How much the TCP tests move, each way."""
-    relay_options: tuple[str, ...] = ()
+    guard: str = "strict"
+    """The level at relay and gateway."""
 
 
 VARIANTS = {
@@ -47,7 +48,7 @@ VARIANTS = {
     # As a normal user has it, who may not open /dev/net/tun. Without that file the gateway has no TAP either.
     "no TAP": Variant(has_tap=False, megabytes=10),
     # What rooms get whose game needs what the guard drops by default.
-    "standard": Variant(relay_options=("--guard", "standard")),
+    "standard": Variant(guard="standard"),
 }
 
 
@@ -130,9 +131,9 @@ def taps(available: bool) -> Iterator[None]:
 def fill(party: Party, variant: Variant) -> Lan:
     party.house.add_namespace("guest")
     party.house.add_to_internet("guest", 33)
-    relay = party.start_relay("--stats-interval", "1", *variant.relay_options)
+    relay = party.start_relay("--stats-interval", "1", "--guard", variant.guard)
     with taps(variant.has_tap):
-        gateway = party.start_gateway(wait=False)
+        gateway = party.start_gateway("--guard", variant.guard, wait=False)
         players = {place: party.start_client(place=place, wait_for=None) for place in ("player1", "player2")}
         for player in players.values():
             player.wait_for("client.address")

@@ -156,8 +156,10 @@ def running(guarded: Guarded, label: str, place: str, argv: Sequence[str], ready
 
 
 @contextmanager
-def guarded_party(build: Callable[..., Party], level: str, *options: str) -> Iterator[Guarded]:
-    """The picture above with the guard at ``level``, and with more options of the relay."""
+def guarded_party(
+    build: Callable[..., Party], level: str, *options: str, gateway_level: str | None = None
+) -> Iterator[Guarded]:
+    """The picture above with the guard at ``level``, at relay and gateway, and with more options of the relay."""
     with ExitStack() as stack:
         party = build(stack)
         party.programs.pop().kill()
@@ -170,7 +172,7 @@ def guarded_party(build: Callable[..., Party], level: str, *options: str) -> Ite
         house.add_namespace(VICTIM)
         house.add_to_internet(VICTIM, 13)
         relay = party.start_relay("--stats-interval", "1", "--guard", level, *options)
-        gateway = party.start_gateway(wait=False)
+        gateway = party.start_gateway("--guard", gateway_level or level, wait=False)
         players = {place: party.start_client(place=place, wait_for=None) for place in (ATTACKER, PLAYER)}
         players[VICTIM] = party.start_client("--address", "none", place=VICTIM, wait_for=None)
         for place, player in players.items():
@@ -180,7 +182,7 @@ def guarded_party(build: Callable[..., Party], level: str, *options: str) -> Ite
         for place in ("lan-host", *players):
             guarded.link_local(place)
         # Everybody in the house has been heard since the relay is there, as computers are from their start on: what
-        # nobody has shown to have, the guard lets a member take (lanparty/relay/bindings.py).
+        # nobody has shown to have, the guard lets a member take (lanparty/guard/bindings.py).
         for place, other, address in (("lan-host", "house-pc", HOUSE_PC), ("house-pc", "lan-host", ROUTER)):
             run(house.at(place), "ip", "neighbour", "flush", "dev", "eth0")
             for target in (address, f"{guarded.link_local(other)}%eth0"):

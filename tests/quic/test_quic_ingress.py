@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanparty.quic.connection import Received, UdpPath
-from lanparty.quic.ingress import ALL_PACKETS, LEAST, LINE_PACKETS, MOST, PORTION_TIME, Ingress
+from lanparty.quic.ingress import ALL_PACKETS, LINE_PACKETS, PORTION, Ingress
 from lanparty.quic.settings import BATCH
 
 PATHS = {name: UdpPath(("192.0.2.1", ord(name))) for name in "abcdefgh?"}
@@ -49,7 +49,7 @@ def test_who_sends_little_does_not_wait_behind_who_sends_much() -> None:
     lines.add("b", 1)
     lines.add("c", 1, 2, 3)
     got = Counter(packet[:1] for packet in lines.take())
-    assert got == {b"a": MOST - 4, b"b": 1, b"c": 3}
+    assert got == {b"a": PORTION - 4, b"b": 1, b"c": 3}
 
 
 def test_two_floods_share_a_portion() -> None:
@@ -58,7 +58,7 @@ def test_two_floods_share_a_portion() -> None:
     lines.add("b", *range(1000))
     for _ in range(10):
         got = Counter(packet[:1] for packet in lines.take())
-        assert got == {b"a": MOST // 2, b"b": MOST // 2}
+        assert got == {b"a": PORTION // 2, b"b": PORTION // 2}
 
 
 def test_all_strangers_are_one_sender() -> None:
@@ -66,7 +66,7 @@ def test_all_strangers_are_one_sender() -> None:
     for number in range(500):
         lines.add("?", number, path="abcdefgh"[number % 8])
     lines.add("a", *range(500))
-    assert Counter(packet[:1] for packet in lines.take()) == {b"?": MOST // 2, b"a": MOST // 2}
+    assert Counter(packet[:1] for packet in lines.take()) == {b"?": PORTION // 2, b"a": PORTION // 2}
 
 
 def test_a_full_line_loses_its_own_newest() -> None:
@@ -91,22 +91,10 @@ def test_all_lines_together_are_bounded() -> None:
 
 def test_the_time_in_line_counts_as_waiting() -> None:
     lines = Lines()
-    lines.add("a", *range(MOST + 1), now=10.0, waited=0.5)
+    lines.add("a", *range(PORTION + 1), now=10.0, waited=0.5)
     lines.ingress.take(10.25)
     (received,) = lines.ingress.take(11.0)
     assert received.waited == pytest.approx(1.5)
-
-
-def test_portions_shrink_where_packets_are_dear_and_grow_again() -> None:
-    ingress = Lines().ingress
-    for _ in range(10):
-        ingress.took(PORTION_TIME * 4)
-    assert ingress.portion == LEAST
-    ingress.took(PORTION_TIME)
-    assert ingress.portion == LEAST
-    for _ in range(10):
-        ingress.took(PORTION_TIME / 4)
-    assert ingress.portion == MOST
 
 
 def test_more_senders_than_a_portion_has_packets_all_get_their_turn() -> None:
@@ -142,7 +130,7 @@ def test_nothing_is_lost_doubled_or_swapped(steps: list[tuple[str, int, bool]]) 
         if take:
             waiting = lines.ingress.count
             out = lines.take()
-            assert len(out) == min(waiting, MOST)
+            assert len(out) == min(waiting, PORTION)
             check(out)
     while lines.ingress:
         check(lines.take())

@@ -7,9 +7,9 @@ import json
 import attrs
 import pytest
 
+from lanparty.guard.levels import Level
 from lanparty.relay import bench_guard
 from lanparty.relay.bench_guard import CASES, NotLawfulError, Room, judge_time, switch_time
-from lanparty.relay.levels import Level
 
 FLOWS = [case for case in CASES if "flow" in case.name or "broadcast" in case.name]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lanparty.relay.bindings import Bindings
+from lanparty.guard.bindings import Bindings
 
 FIRST, SECOND = bytes((2, 0, 0, 0, 0, 1)), bytes((2, 0, 0, 0, 0, 2))
 ONE, OTHER = bytes((192, 168, 77, 2)), bytes((192, 168, 77, 3))

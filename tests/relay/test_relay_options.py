@@ -9,10 +9,10 @@ import attrs
 import pytest
 
 from lanparty.cli.options import ListenAddress, parse
+from lanparty.guard.levels import GuardSettings, Level, RoomPolicy
 from lanparty.obs import events
 from lanparty.obs.errors import UsageError
 from lanparty.obs.log import LEVELS
-from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
 from lanparty.relay.options import RelaySettings, build_parser, settings_from
 from lanparty.relay.rooms import RoomLimits
 
@@ -144,7 +144,7 @@ def test_guard_options_from_a_file(tmp_path: Path) -> None:
         (("--room-ethertype", "a=88B"), "four hexadecimal digits"),
         (("--room-ethertype", "a=8100"), "is a VLAN tag"),
         (("--room-ethertype", "a=05DC"), "they begin at 0600"),
-        (("--room-ethertype", "a=86dd"), "passes in every room"),
+        (("--room-ethertype", "a=86dd"), "passes anyway"),
         (("--room-guard", "a=off", "--room-ethertype", "a=88B5"), "has no effect, because its level is off"),
         (("--guard", "off", "--no-link-local", "a"), "has no effect, because its level is off"),
         (("--isolate", "a b"), "is not a room code"),

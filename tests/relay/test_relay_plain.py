@@ -33,15 +33,15 @@ from relay_packets import (
     tag,
     udp,
 )
-from test_relay_guard import BAD, GOOD, SEEDS
+from test_guard_guard import BAD, GOOD, SEEDS
 
 from lanparty.ctrl.messages import PROTOCOL, Hello, Role
+from lanparty.guard.guard import Guard
+from lanparty.guard.levels import GuardSettings, Level, RoomPolicy
+from lanparty.guard.plain import HEAD_SIZE, shape_of
 from lanparty.proto.fragments import Reassembler
 from lanparty.proto.overlay import CHECKSUM_PARTIAL, Echo, OverlayCounters, OverlayDecoder, OverlayEncoder, encode_echo
-from lanparty.relay.guard import Guard
 from lanparty.relay.hub import Hub, Joined
-from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
-from lanparty.relay.plain import HEAD_SIZE, shape_of
 from lanparty.relay.rooms import RoomLimits, Rooms
 from lanparty.relay.switch import MAX_WAYS, Port
 

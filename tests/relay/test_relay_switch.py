@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from relay_packets import ALL_NODES, BROADCAST, HOUSE, IPV4, ethernet, ipv4, udp
 
 from lanparty.ctrl.messages import PROTOCOL, Hello, Role
+from lanparty.guard.guard import Rule
+from lanparty.guard.levels import GuardSettings, Level, RoomPolicy
 from lanparty.proto.fragments import Reassembler
 from lanparty.proto.overlay import Echo, OverlayCounters, OverlayDecoder, OverlayEncoder, encode_echo
-from lanparty.relay.guard import Rule
 from lanparty.relay.hub import Hub, Joined
-from lanparty.relay.levels import GuardSettings, Level, RoomPolicy
 from lanparty.relay.rooms import RoomLimits, Rooms
 from lanparty.relay.switch import ECHO_BURST, ECHO_RATE, MAX_LAN_SOURCES, Drop, Port
 

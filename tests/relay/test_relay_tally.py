@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lanparty.relay.guard import Rule
-from lanparty.relay.tally import PACER_KEYS, REPORT_INTERVAL, BlockedReporter, Pacer, PortTally, TokenBucket
+from lanparty.guard.bucket import TokenBucket
+from lanparty.guard.guard import Rule
+from lanparty.relay.tally import PACER_KEYS, REPORT_INTERVAL, BlockedReporter, Pacer, PortTally
 
 
 def test_sums_and_names() -> None:

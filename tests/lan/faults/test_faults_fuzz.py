@@ -16,11 +16,11 @@ import pytest
 from proto_corpus import HOUSE, PLAYER, ether, ip_frames, link_frames, mutations
 from test_ctrl_fuzz import mutated_bytes, mutated_values, verdict
 
+from lanparty.guard.guard import Guard
+from lanparty.guard.levels import Level, RoomPolicy
+from lanparty.guard.rules import Rule
 from lanparty.proto.fragments import Reassembler
 from lanparty.proto.overlay import OverlayCounters, OverlayDecoder, OverlayEncoder
-from lanparty.relay.guard import Guard
-from lanparty.relay.guard_rules import Rule
-from lanparty.relay.levels import Level, RoomPolicy
 from lanparty.relay.storm import Traffic, traffic_of_untrusted
 
 pytestmark = pytest.mark.faults

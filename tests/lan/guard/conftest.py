@@ -25,6 +25,13 @@ def off(build: Callable[..., Party]) -> Iterator[Guarded]:
         yield party
 
 
+@pytest.fixture(scope="session")
+def careless(build: Callable[..., Party]) -> Iterator[Guarded]:
+    """The relay lets everything through; the gateway is as it is without options."""
+    with guarded_party(build, "off", gateway_level="strict") as party:
+        yield party
+
+
 @pytest.fixture
 def guarded(request: pytest.FixtureRequest) -> Guarded:
     """The party at the level that the test names: parametrise with ``guarded``, indirect."""

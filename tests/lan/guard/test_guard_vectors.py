@@ -75,3 +75,18 @@ def test_without_the_guard_it_would_have(off: Guarded, row: int) -> None:
             f"{vector.name}, {wrapping}" for vector, wrapping, known, _ in sent if not observers[PLAYER].count(known)
         ]
     assert unseen == []
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in NEVER_OFF])
+def test_the_gateway_stops_what_a_relay_without_a_guard_lets_through(careless: Guarded, row: int) -> None:
+    vectors, twins = of_row(row)
+    scene = careless.scene()
+    sent = list(shots(vectors, scene))
+    lawful = [(twin, known, twin.build(scene, known)) for twin in twins for known in [mark()]]
+    with careless.watching(*EVERYWHERE) as observers:
+        careless.send(*(frame for *_, frame in sent), *(frame for *_, frame in lawful))
+        careless.fence(observers.values())
+        house = observers["gateway"]
+        assert [f"{vector.name}, {wrapping}" for vector, wrapping, known, _ in sent if house.count(known)] == []
+        assert [twin.name for twin, known, _ in lawful if not house.count(known)] == []
+    assert not careless.blocked()

@@ -20,6 +20,10 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final
 
+from lanparty.guard.arp import is_host4
+from lanparty.guard.bindings import Bindings, Evidence
+from lanparty.guard.rules import Rule
+from lanparty.guard.standard import DHCP_CLIENT_PORT, DHCP_SERVER_PORT, UDP_HEADER_SIZE
 from lanparty.proto.dhcp import (
     OPTION_CLIENT_ID,
     OPTION_LEASE_TIME,
@@ -34,10 +38,6 @@ from lanparty.proto.dhcp import (
     parse_message_untrusted,
 )
 from lanparty.proto.ip import Transport
-from lanparty.relay.bindings import Bindings, Evidence
-from lanparty.relay.guard_arp import is_host4
-from lanparty.relay.guard_rules import Rule
-from lanparty.relay.guard_standard import DHCP_CLIENT_PORT, DHCP_SERVER_PORT, UDP_HEADER_SIZE
 
 __all__ = ["judge_request_untrusted", "learn_reply_untrusted"]
 

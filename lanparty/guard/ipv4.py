@@ -1,10 +1,10 @@
-"""IPv4 at the level "strict": rows 8, 9, 11 and 16 for members; row 10 begins here and goes on in ``guard_dhcp.py``.
+"""IPv4 at the level "strict": rows 8, 9, 11 and 16 for members; row 10 begins here and goes on in ``dhcp.py``.
 
     1. the header does not lie, and a first fragment of UDP, ICMP or IGMP holds the first 8 bytes    row 8
     2. nothing that steers: DHCP servers, redirects, IGMP queries, routing protocols                  rows 9, 16
     3. the source is an address that the member may use (``bindings.py``)                             row 11
 
-Later fragments have no ports; they are judged by protocol and source: ``guard_standard.py`` says why that is enough.
+Later fragments have no ports; they are judged by protocol and source: ``standard.py`` says why that is enough.
 
 Owns: what a member may send in IPv4. Must not know: DHCP's messages, who has which address.
 """
@@ -14,19 +14,19 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final
 
-from lanparty.proto.ethernet import ETHERTYPE_IPV4, HEADER_SIZE
-from lanparty.proto.ip import transport_at_untrusted
-from lanparty.relay.bindings import Bindings
-from lanparty.relay.guard_arp import is_host4
-from lanparty.relay.guard_dhcp import judge_request_untrusted, learn_reply_untrusted
-from lanparty.relay.guard_rules import Rule
-from lanparty.relay.guard_standard import (
+from lanparty.guard.arp import is_host4
+from lanparty.guard.bindings import Bindings
+from lanparty.guard.dhcp import judge_request_untrusted, learn_reply_untrusted
+from lanparty.guard.rules import Rule
+from lanparty.guard.standard import (
     DHCP_CLIENT_PORT,
     DHCP_SERVER_PORT,
     UDP,
     UDP_HEADER_SIZE,
     is_dhcp_server_untrusted,
 )
+from lanparty.proto.ethernet import ETHERTYPE_IPV4, HEADER_SIZE
+from lanparty.proto.ip import transport_at_untrusted
 
 __all__ = [
     "ROUTING_PORTS",

@@ -28,8 +28,8 @@ from relay_packets import (
     udp,
 )
 
-from lanparty.relay.guard import Guard, Rule
-from lanparty.relay.levels import Level, RoomPolicy
+from lanparty.guard.guard import Guard, Rule
+from lanparty.guard.levels import Level, RoomPolicy
 
 ROUTER_MAC = bytes.fromhex("3c970e000001")
 ROUTER, PLAYER4, OTHER4, HOUSE4, FREE4 = (bytes((10, 0, 0, number)) for number in (1, 2, 3, 9, 77))

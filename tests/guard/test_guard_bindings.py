@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from relay_packets import ARP, HOUSE, IPV4, IPV6, OTHER, PLAYER, arp, dhcp, ethernet, ipv4, ipv6, link_local, nd, option
 from relay_packets import udp as udp_packet
 
-from lanparty.relay.bindings import (
+from lanparty.guard.bindings import (
     GRACE,
     HOLD,
     HOUSE_AGE,
@@ -46,8 +46,8 @@ from lanparty.relay.bindings import (
     Bindings,
     Evidence,
 )
-from lanparty.relay.guard import Guard, Rule
-from lanparty.relay.levels import RoomPolicy
+from lanparty.guard.guard import Guard, Rule
+from lanparty.guard.levels import RoomPolicy
 
 AUTO = b"\xa9\xfe\x01\x07"
 ZERO4 = bytes(4)

@@ -1,7 +1,7 @@
 """The table of rules: each with its name, its row in the layer-2 guard's table, and the level at which it holds.
 
 Owns: the names by which drops are counted and told, and what the guard wants to know of a sender.
-Must not know: how a rule is checked (``guard.py`` and the other ``guard_*.py``).
+Must not know: how a rule is checked (the other modules of this package).
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""What may enter a room: one verdict per whole frame, from a table of rules (``guard_rules.py``) and a level.
+"""What may enter a room: one verdict per whole frame, from a table of rules (``rules.py``) and a level.
 
 A member's frame, on its way through ``Guard.judge_untrusted`` at the level "strict"; the first rule that objects is the
 verdict:
 
 1. length, source and destination MAC, switch control                                                 rows 1, 2, 6
 2. no VLAN tag, no 802.3 but raw IPX, no EtherType that is not on the list                            rows 3, 4, 5
-3. ARP                                                                        ``guard_arp.py``        row 7
-4. IPv4, and DHCP in it                                   ``guard_ipv4.py``, ``guard_dhcp.py``        rows 8 to 11, 16
-5. IPv6                                                                       ``guard_ipv6.py``       rows 12 to 16
+3. ARP                                                                        ``arp.py``        row 7
+4. IPv4, and DHCP in it                                   ``ipv4.py``, ``dhcp.py``        rows 8 to 11, 16
+5. IPv6                                                                       ``ipv6.py``       rows 12 to 16
 
 After step 2 IP can only be right behind the Ethernet header, so its headers are walked once and nothing is unwrapped.
 Steps 3 to 5 ask ``bindings.py`` whose an address is, which learns from what members send and from what the house says.
-At "standard" what is behind tags and SNAP is looked at instead (``guard_standard.py``), nothing is learned and no rule
+At "standard" what is behind tags and SNAP is looked at instead (``standard.py``), nothing is learned and no rule
 needs memory; "off" is step 1 without switch control. Rows 17 and 18 are not about one frame: ``storm.py``,
 ``switch.py``.
 
@@ -37,6 +37,13 @@ from typing import Final
 
 import attrs
 
+from lanparty.guard.arp import judge_arp_untrusted, learn_arp_untrusted
+from lanparty.guard.bindings import Bindings
+from lanparty.guard.ipv4 import judge_ipv4_untrusted, learn_ipv4_untrusted
+from lanparty.guard.ipv6 import judge_ipv6_untrusted, learn_ipv6_untrusted
+from lanparty.guard.levels import Level, RoomPolicy
+from lanparty.guard.rules import Enforced, GuardedMember, Rule
+from lanparty.guard.standard import judge_ip_untrusted, judge_ipv6_chain_untrusted, judge_wrapped_untrusted
 from lanparty.proto.ethernet import (
     ETHERTYPE_ARP,
     ETHERTYPE_IPV4,
@@ -49,13 +56,6 @@ from lanparty.proto.ethernet import (
 )
 from lanparty.proto.ip import transport_at_untrusted
 from lanparty.proto.mac import ZERO
-from lanparty.relay.bindings import Bindings
-from lanparty.relay.guard_arp import judge_arp_untrusted, learn_arp_untrusted
-from lanparty.relay.guard_ipv4 import judge_ipv4_untrusted, learn_ipv4_untrusted
-from lanparty.relay.guard_ipv6 import judge_ipv6_untrusted, learn_ipv6_untrusted
-from lanparty.relay.guard_rules import Enforced, GuardedMember, Rule
-from lanparty.relay.guard_standard import judge_ip_untrusted, judge_ipv6_chain_untrusted, judge_wrapped_untrusted
-from lanparty.relay.levels import Level, RoomPolicy
 
 __all__ = ["ETHERTYPES", "Enforced", "Guard", "GuardedMember", "Rule"]
 
@@ -139,11 +139,15 @@ class Guard:
 
     def judge_untrusted(self, frame: bytes, member: GuardedMember, now: float) -> Rule | None:
         """Say which rule forbids ``member`` to send ``frame`` at ``now``, seconds; None when it may. Never raises."""
+        rule = self._judge_ends(frame, member, self.policy.level)
+        return self.judge_packet_untrusted(frame, member, now) if rule is None else rule
+
+    def judge_packet_untrusted(self, frame: bytes, member: GuardedMember, now: float) -> Rule | None:
+        """The same without rows 1, 2 and 6, for who has asked them: of a frame that has 14 bytes at least."""
         self._latest = now
         level = self.policy.level
-        rule = self._judge_ends(frame, member, level)
-        if rule is not None or level is Level.OFF:
-            return rule
+        if level is Level.OFF:
+            return None
         ethertype = frame[12] << 8 | frame[13]
         if member.is_gateway:
             return (

@@ -38,8 +38,8 @@ from typing import Final
 
 import attrs
 
+from lanparty.guard.bucket import TokenBucket
 from lanparty.proto.dhcp import INFINITE
-from lanparty.relay.tally import TokenBucket
 
 __all__ = ["Bindings", "Evidence"]
 

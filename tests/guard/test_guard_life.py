@@ -54,9 +54,9 @@ from relay_packets import (
     udp,
 )
 
-from lanparty.relay.bindings import MAX_HOUSE, MAX_IPV4, MAX_IPV6, MAX_RESERVED
-from lanparty.relay.guard import Guard, Rule
-from lanparty.relay.levels import Level, RoomPolicy
+from lanparty.guard.bindings import MAX_HOUSE, MAX_IPV4, MAX_IPV6, MAX_RESERVED
+from lanparty.guard.guard import Guard, Rule
+from lanparty.guard.levels import Level, RoomPolicy
 
 ZERO4, ZERO6 = bytes(4), bytes(16)
 ROUTER_ALERT = b"\x94\x04\0\0"

@@ -34,8 +34,8 @@ from relay_packets import (
     wrappings,
 )
 
-from lanparty.relay.guard import Enforced, Guard, Rule
-from lanparty.relay.levels import Level, RoomPolicy
+from lanparty.guard.guard import Enforced, Guard, Rule
+from lanparty.guard.levels import Level, RoomPolicy
 
 
 @attrs.frozen

@@ -27,8 +27,8 @@ from relay_packets import (
     udp,
 )
 
-from lanparty.relay.guard import Rule
-from lanparty.relay.levels import Level
+from lanparty.guard.guard import Rule
+from lanparty.guard.levels import Level
 
 LEVELS = list(Level)
 

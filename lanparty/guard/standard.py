@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from lanparty.guard.rules import Rule
 from lanparty.proto.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN_ETHERTYPES, FrameError, parse_untrusted
 from lanparty.proto.ip import IPV6_HEADER_SIZE, Transport, transport_at_untrusted
-from lanparty.relay.guard_rules import Rule
 
 __all__ = [
     "DHCP_CLIENT_PORT",

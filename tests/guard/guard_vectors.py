@@ -34,7 +34,7 @@ from relay_packets import (
     udp,
 )
 
-from lanparty.relay.guard import Rule
+from lanparty.guard.guard import Rule
 
 ZERO4, ZERO6 = bytes(4), bytes(16)
 NOP = b"\x01"

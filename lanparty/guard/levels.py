@@ -1,7 +1,7 @@
 """How strictly a room is guarded: what the relay's operator decides, and nothing that is found out from frames.
 
     level      drops
-    strict     every row of the guard's table (``guard_rules.py``). The default
+    strict     every row of the guard's table (``rules.py``). The default
     standard   rows 1, 2, 6, 9, 15 and router advertisements, looked for behind tags, SNAP and extension headers. For a
                room whose game needs what strict drops, VLAN tags or protocols that nobody listed
     off        rows 1 and 2, and members' MACs on the LAN: what the switch itself stands on. A member is known by its

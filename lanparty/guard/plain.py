@@ -36,14 +36,17 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from lanparty.guard.ipv4 import ROUTING_PORTS
 from lanparty.proto.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
+from lanparty.proto.overlay import HEADER_SIZE as OVERLAY_SIZE
 from lanparty.proto.overlay import VERSION, Kind
-from lanparty.relay.guard_ipv4 import ROUTING_PORTS
 
-__all__ = ["HEAD_SIZE", "Shape", "shape_of"]
+__all__ = ["FRAME_HEAD_SIZE", "HEAD_SIZE", "Shape", "frame_shape_of", "plain_fields_untrusted", "shape_of"]
 
 HEAD_SIZE: Final = 19
 """Bytes of an overlay datagram that make its head."""
+FRAME_HEAD_SIZE: Final = HEAD_SIZE - OVERLAY_SIZE
+"""Bytes of a bare frame that make its head: there is no overlay header."""
 
 
 class Shape(NamedTuple):
@@ -58,8 +61,6 @@ class Shape(NamedTuple):
     """Which of them is the IP source address, as a number or as bytes."""
 
 
-_FRAME_START: Final = 4
-_PACKET_START: Final = _FRAME_START + 14
 _TCP: Final = 6
 _UDP: Final = 17
 _UDP_HEADER_SIZE: Final = 8
@@ -71,42 +72,64 @@ _FRAGMENT: Final = 0x3FFF
 _STEERING4: Final = frozenset({67, 68}) | ROUTING_PORTS
 _STEERING6: Final = frozenset({546, 547}) | ROUTING_PORTS
 
-# Addresses and ports are one number each where that is possible: objects are what reading costs.
-# head | TOS | total length | identification | flags and fragment offset | TTL | protocol | checksum | source | ports
-_IPV4: Final = struct.Struct("!19sxH2xHxB2xI4xI")
-# head | flow label | payload length | next header | hop limit | source | ports
-_IPV6: Final = struct.Struct("!19s3xHBx16s16xI")
-
 
 def _is_one_of(named: frozenset[int], ports: int) -> bool:
     """Whether the source or the destination port is ``named``."""
     return ports >> 16 in named or ports & 0xFFFF in named
 
 
-def _is_plain_ipv4(fields: tuple[Any, ...], size: int) -> bool:
-    _, total, fragment, protocol, _, ports = fields
-    if fragment & _FRAGMENT or not _IPV4_HEADER_SIZE + _UDP_HEADER_SIZE <= total <= size - _PACKET_START:
-        return False
-    return protocol == _TCP or (protocol == _UDP and not _is_one_of(_STEERING4, ports))
+def _shapes(head: int) -> tuple[Shape, Shape]:
+    """Make the shapes of IPv4 and IPv6 where ``head`` bytes are before the rest of the packet, its first included."""
+    # Addresses and ports are one number each where that is possible: objects are what reading costs.
+    # head | TOS | total length | identification | flags, fragment offset | TTL | protocol | checksum | source | ports
+    ipv4 = struct.Struct(f"!{head}sxH2xHxB2xI4xI")
+    # head | flow label | payload length | next header | hop limit | source | ports
+    ipv6 = struct.Struct(f"!{head}s3xHBx16s16xI")
+    outside = head - 1
+    """Bytes before the IP packet."""
+
+    def is_plain_ipv4(fields: tuple[Any, ...], size: int) -> bool:
+        _, total, fragment, protocol, _, ports = fields
+        if fragment & _FRAGMENT or not _IPV4_HEADER_SIZE + _UDP_HEADER_SIZE <= total <= size - outside:
+            return False
+        return protocol == _TCP or (protocol == _UDP and not _is_one_of(_STEERING4, ports))
+
+    def is_plain_ipv6(fields: tuple[Any, ...], size: int) -> bool:
+        _, payload, protocol, _, ports = fields
+        if not _UDP_HEADER_SIZE <= payload <= size - outside - _IPV6_HEADER_SIZE:
+            return False
+        return protocol == _TCP or (protocol == _UDP and not _is_one_of(_STEERING6, ports))
+
+    return Shape(ipv4.unpack_from, is_plain_ipv4, 4), Shape(ipv6.unpack_from, is_plain_ipv6, 3)
 
 
-def _is_plain_ipv6(fields: tuple[Any, ...], size: int) -> bool:
-    _, payload, protocol, _, ports = fields
-    if not _UDP_HEADER_SIZE <= payload <= size - _PACKET_START - _IPV6_HEADER_SIZE:
-        return False
-    return protocol == _TCP or (protocol == _UDP and not _is_one_of(_STEERING6, ports))
-
-
-_SHAPE_IPV4: Final = Shape(_IPV4.unpack_from, _is_plain_ipv4, 4)
-_SHAPE_IPV6: Final = Shape(_IPV6.unpack_from, _is_plain_ipv6, 3)
+_IN_DATAGRAM: Final = _shapes(HEAD_SIZE)
+_IN_FRAME: Final = _shapes(FRAME_HEAD_SIZE)
 _FIRST: Final = VERSION << 4 | Kind.FRAME
-_SHAPES: Final[dict[tuple[int, int, int], Shape]] = {
-    (_FIRST, ETHERTYPE_IPV4, 0x45): _SHAPE_IPV4,
-    # The low half of the byte belongs to the traffic class.
-    **{(_FIRST, ETHERTYPE_IPV6, first): _SHAPE_IPV6 for first in range(0x60, 0x70)},
-}
+# In IPv6 the low half of the byte belongs to the traffic class.
+_FIRST_BYTES: Final = {(ETHERTYPE_IPV4, 0x45): 0, **{(ETHERTYPE_IPV6, first): 1 for first in range(0x60, 0x70)}}
 
 
 def shape_of(head: bytes) -> Shape | None:
-    """Give how to look at the datagrams with this ``head``; None when none of them is plain."""
-    return _SHAPES.get((head[0], head[16] << 8 | head[17], head[18])) if len(head) == HEAD_SIZE else None
+    """Give how to look at the overlay datagrams with this ``head``; None when none of them is plain."""
+    if len(head) != HEAD_SIZE or head[0] != _FIRST:
+        return None
+    which = _FIRST_BYTES.get((head[16] << 8 | head[17], head[18]))
+    return None if which is None else _IN_DATAGRAM[which]
+
+
+def frame_shape_of(head: bytes) -> Shape | None:
+    """Give how to look at the bare frames with this ``head``; None when none of them is plain."""
+    if len(head) != FRAME_HEAD_SIZE:
+        return None
+    which = _FIRST_BYTES.get((head[12] << 8 | head[13], head[14]))
+    return None if which is None else _IN_FRAME[which]
+
+
+def plain_fields_untrusted(shape: Shape, data: bytes) -> tuple[Any, ...] | None:
+    """Give what matters of ``data`` if it is plain, else None."""
+    try:
+        fields = shape.read(data)
+    except struct.error:
+        return None
+    return fields if shape.is_plain(fields, len(data)) else None

@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final
 
+from lanparty.guard.bindings import Bindings, Evidence
+from lanparty.guard.ipv4 import ROUTING_PROTOCOLS, steers_by_udp_untrusted
+from lanparty.guard.rules import Rule
+from lanparty.guard.standard import ICMPV6, UDP, UDP_HEADER_SIZE, judge_ipv6_chain_untrusted
 from lanparty.proto.ethernet import HEADER_SIZE
 from lanparty.proto.ip import Transport
-from lanparty.relay.bindings import Bindings, Evidence
-from lanparty.relay.guard_ipv4 import ROUTING_PROTOCOLS, steers_by_udp_untrusted
-from lanparty.relay.guard_rules import Rule
-from lanparty.relay.guard_standard import ICMPV6, UDP, UDP_HEADER_SIZE, judge_ipv6_chain_untrusted
 
 __all__ = ["judge_ipv6_untrusted", "learn_ipv6_untrusted"]
 

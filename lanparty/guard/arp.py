@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final
 
-from lanparty.relay.bindings import Bindings, Evidence
-from lanparty.relay.guard_rules import Rule
+from lanparty.guard.bindings import Bindings, Evidence
+from lanparty.guard.rules import Rule
 
 __all__ = ["is_host4", "judge_arp_untrusted", "learn_arp_untrusted"]
 

@@ -1,0 +1,42 @@
+"""Token bucket: what bounds a rate everywhere.
+
+Owns: the arithmetic. Must not know: what is counted, the clock (``now`` is an argument).
+"""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["TokenBucket"]
+
+
+@attrs.define
+class TokenBucket:
+    """Lets ``rate`` things a second pass, and ``burst`` of them at once."""
+
+    rate: float
+    burst: float
+    _tokens: float = attrs.field(init=False)
+    _updated: float | None = attrs.field(default=None, init=False)
+
+    @_tokens.default
+    def _default_tokens(self) -> float:
+        return self.burst
+
+    def fill(self, now: float) -> float:
+        """Give how many may pass at ``now``, seconds. Time that runs backwards brings nothing."""
+        if self._updated is not None:
+            self._tokens = min(self.burst, self._tokens + max(0.0, now - self._updated) * self.rate)
+        self._updated = now
+        return self._tokens
+
+    def spend(self, count: float) -> None:
+        """Take ``count`` out, which ``fill`` has offered, or which pass all the same: then it owes them."""
+        self._tokens -= count
+
+    def take(self, now: float) -> bool:
+        """Whether one more may pass at ``now``, seconds."""
+        if self.fill(now) < 1:
+            return False
+        self.spend(1)
+        return True
