@@ -58,6 +58,11 @@ class TunnelCounters:
         named = sum(value for name, value in self._numbers() if name.endswith(("_dropped", "_expired")))
         return named + sum(self.other_dropped.values())
 
+    @property
+    def unsent(self) -> int:
+        """Outgoing datagrams that a connection took and did not send."""
+        return self.queue_dropped + self.queue_expired + self.oversize_dropped + self.other_dropped.get("codel", 0)
+
     def as_dict(self) -> dict[str, int]:
         """Every counter by name, as it travels in ``stats``; other drops as ``dropped.REASON``."""
         return dict(self._numbers()) | {f"dropped.{reason}": count for reason, count in self.other_dropped.items()}

@@ -64,6 +64,11 @@ class Engine:
         self._numbers = itertools.count()
         self._reported_at = -math.inf
 
+    @property
+    def unsent(self) -> int:
+        """Datagrams that connections took and did not send, since the start."""
+        return self.counters["unsent"] + sum(connection.counters.unsent for connection in self.connections)
+
     # -- driven by sockets and timers ------------------------------------------------------------------------------
 
     def receive_untrusted(self, batch: Sequence[Received], now: float) -> None:
@@ -165,7 +170,9 @@ class Engine:
     def release(self, connection: Connection) -> None:
         """Forget ``connection``."""
         connection.deadline = math.inf
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self.counters["unsent"] += connection.counters.unsent
         self._touched.pop(connection, None)
 
     def connected(self, connection: Connection) -> None:

@@ -51,6 +51,7 @@ class ServerEndpoint:
         if self._table is not None:
             counters |= self._table.counters
             counters |= {"connections": len(self._table.connections), "half_open": self._table.half_open}
+            counters["unsent"] = self._table.unsent
         return counters
 
     def reload(self, identity: ServerIdentity) -> None:

@@ -448,8 +448,13 @@ class Session:
     def _leave(self) -> None:
         """Leave switch and room, and tell everybody. Again does nothing."""
         joined, self._joined = self._joined, None
-        if joined is None:
-            return
+        if joined is not None:
+            try:
+                self._leave_room(joined)
+            except Exception as error:  # noqa: BLE001 - the boundary of a session: reported, and it ends this session only
+                self._crashed(error)
+
+    def _leave_room(self, joined: Joined) -> None:
         self._connection.on_datagrams(None)
         if self._proof is not None:
             self._proof.set()

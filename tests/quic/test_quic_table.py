@@ -434,3 +434,16 @@ def test_the_worlds_server_is_where_clients_think():
     world = World()
     client, _server = world.pair()
     assert client.remote == SERVER
+
+
+def test_what_connections_did_not_send_is_counted_beyond_their_end():
+    world = World()
+    _client, server = world.pair()
+    assert world.table.unsent == 0
+    server.send_datagrams([bytes(5000)] * 3)  # larger than any packet
+    server.flush()
+    assert world.table.unsent == 3
+    server.close()
+    world.run(5.0)
+    assert not world.table.connections
+    assert world.table.unsent == 3

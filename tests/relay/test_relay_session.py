@@ -649,6 +649,25 @@ async def test_a_mistake_of_ours_with_one_members_datagrams_ends_that_session_on
     assert entry["text"] == "ZeroDivisionError: a bug"
 
 
+async def test_a_mistake_of_ours_as_one_member_leaves_ends_that_session_only(
+    autojump_clock: MockClock, relay: Relay, log: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = await relay.join(hello(1)), await relay.join(hello(2))
+
+    def broken(*_args: object) -> object:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Switch, "remove", broken)
+    leave_politely(ann)
+    await trio.testing.wait_all_tasks_blocked()
+    monkeypatch.undo()
+    assert ann.closed is not None
+    assert bob.closed is None
+    (entry,) = [entry for entry in log if entry["event"] == "program.task-failed"]
+    assert entry["text"] == "ZeroDivisionError: a bug"
+    await relay.join(hello(3))
+
+
 # --- the control stream of a member ----------------------------------------------------------------------------------
 
 
