@@ -26,6 +26,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from lanparty.ctrl.messages import MAX_MEMBERS, Member, Role
+from lanparty.guard.guard import steers_switches
 from lanparty.proto import probe
 from lanparty.proto.mac import MacAddress
 from lanparty.proto.superframe import Frame, frames_of, head_of, longest_of
@@ -44,27 +45,6 @@ MAX_PROVISIONAL = 16
 
 MAX_PROBES = 16
 """Probes kept of a batch: in a storm each is there many times, and a few say it all."""
-
-
-def _is_switch_control(destination: bytes) -> bool:
-    """True for destinations that house switches act on: IEEE 802.1Q table 8-1, Cisco's, PTP's, Extreme's."""
-    if destination[:5] == b"\x01\x80\xc2\x00\x00":
-        return destination[5] < 0x40
-    return destination in _CONTROL
-
-
-_CONTROL = frozenset(
-    bytes.fromhex(text)
-    for text in (
-        "01000ccccccc",
-        "01000ccccccd",
-        "01000ccdcdcd",
-        "01000cdddddd",
-        "01000c000000",
-        "011b19000000",
-        "01e02b000000",
-    )
-)
 
 
 @attrs.define
@@ -154,7 +134,7 @@ class RemoteMembers:
             elif macs.get(origin) != head[6:12] and not self._believe(origin, head[6:12], now):
                 if not self._is_probe(frame):
                     self._drop("room-source", frames_of([frame]))
-            elif head[0] == 1 and _is_switch_control(head[:6]):
+            elif head[0] == 1 and steers_switches(head[:6]):
                 self._drop("room-switch-control", frames_of([frame]))
             else:
                 passed.append(frame)

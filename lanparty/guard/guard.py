@@ -57,7 +57,7 @@ from lanparty.proto.ethernet import (
 from lanparty.proto.ip import transport_at_untrusted
 from lanparty.proto.mac import ZERO
 
-__all__ = ["ETHERTYPES", "Enforced", "Guard", "GuardedMember", "Rule"]
+__all__ = ["ETHERTYPES", "Enforced", "Guard", "GuardedMember", "Rule", "steers_switches"]
 
 ETHERTYPES: Final = frozenset({ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6, ETHERTYPE_IPX})
 """What games speak. A room may have others besides (`RoomPolicy.ethertypes`)."""
@@ -183,7 +183,7 @@ class Guard:
         # The own MAC is unicast and not zero (checked at admission): equality says all of row 2 about the source.
         elif source != member.mac or destination in (ZERO, source):
             return Rule.ADDRESS
-        if destination[0] == 0x01 and level is not Level.OFF and _steers_switches(destination):
+        if destination[0] == 0x01 and level is not Level.OFF and steers_switches(destination):
             return Rule.SWITCH_CONTROL
         return Rule.MEMBER_ON_LAN if member.is_gateway and source in self.member_macs else None
 
@@ -242,8 +242,8 @@ def _excused_by_tags(frame: bytes, limit: int) -> bool:
     return excess <= 0
 
 
-def _steers_switches(destination: bytes) -> bool:
-    """Row 6, for a destination whose first byte is 01."""
+def steers_switches(destination: bytes) -> bool:
+    """Row 6: whether a destination whose first byte is 01 is one that switches act on."""
     return (
         (destination[:5] == _CONTROL_PREFIX and destination[5] < _CONTROL_BELOW)
         or destination[:3] == _CISCO_PREFIX
