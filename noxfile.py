@@ -37,6 +37,9 @@ REAL_TOOLS = {
     "udhcpc": "udhcpc",
 }
 
+WORKERS = 2
+"""Processes that run tests at once: what CI's machines have cores."""
+
 # Frames of every kind and size, both ways, over IPv4, IPv6 and without a TAP: what an acceleration can get wrong.
 CORE_OF_LAN = ["tests/lan/test_lan_traffic.py", "tests/lan/test_lan_discovery.py"]
 
@@ -72,9 +75,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything that needs no network interface but loopback."""
+    """Everything that needs no network interface but loopback, and is not the session `guard`'s."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-m", "not (lan or guard or faults or slow)", "--ignore=tests/docs", *session.posargs)
+    everything = ["-m", "not (lan or guard or faults or slow)", "--ignore=tests/docs", "--ignore=tests/guard"]
+    session.run("pytest", f"--numprocesses={WORKERS}", *everything, *session.posargs)
 
 
 @nox.session
@@ -90,7 +94,7 @@ def lan(session: nox.Session) -> None:
 def guard(session: nox.Session) -> None:
     """Every row of the layer-2 guard: its vectors in all wrappings, and real attackers against real victims."""
     _prepare_lan(session)
-    session.run("pytest", "-q", "tests/guard", "tests/gateway", *session.posargs)
+    session.run("pytest", "tests/guard", *session.posargs)
     _run_lan(session, "tests/lan/guard", *session.posargs, marked="guard")
 
 
@@ -136,8 +140,14 @@ def _prepare_lan(session: nox.Session) -> None:
 
 
 def _run_lan(session: nox.Session, *arguments: str, without: Sequence[str] = (), marked: str = "lan") -> None:
-    sandboxed = ["python", "-m", "lanparty.demo.sandbox", "--", "pytest", "-m", marked]
-    session.run(*sandboxed, *arguments, env={"LANPARTY_WITHOUT": ",".join(without)} if without else None)
+    """Run pytest in the sandbox. What is not about delay or load (`lan`) runs in some at once, files side by side."""
+    environment = {"LANPARTY_WITHOUT": ",".join(without)} if without else None
+    sandbox = "python -m lanparty.demo.sandbox --"
+    if marked == "lan":
+        side_by_side = ["--dist=loadfile", f"--tx={WORKERS}*popen//python={sandbox} python"]
+        session.run("pytest", "-m", marked, *side_by_side, *arguments, env=environment)
+    else:
+        session.run(*sandbox.split(), "pytest", "-m", marked, *arguments, env=environment)
 
 
 def _accelerations(session: nox.Session) -> list[str]:
