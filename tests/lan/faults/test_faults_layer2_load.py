@@ -20,7 +20,7 @@ from lanparty.demo import probes
 from lanparty.demo.house import SWITCH, SWITCH_BRIDGE
 from lanparty.demo.programs import SERVER_NAME, Party, Program
 
-pytestmark = [pytest.mark.lan, pytest.mark.faults]
+pytestmark = pytest.mark.faults
 
 HOUSE = "192.168.77.1"
 HOSTILE = Path(__file__).with_name("hostile_member.py")
