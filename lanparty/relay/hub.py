@@ -86,12 +86,14 @@ class Hub(Generic[SessionT]):
         """Take a member out of everything; True when that closed its room. Leaving twice does nothing."""
         member = joined.admitted.member
         self.sessions.pop(member, None)
+        # First the room: whoever is in it must have a session, or the next one who joins cannot be told of.
+        closed = self.rooms.leave(member)
+        if closed:
+            del self._switches[member.room]
         joined.switch.remove(joined.port)
-        if not self.rooms.leave(member):
-            return False
-        del self._switches[member.room]
-        self.departed.add(joined.switch.departed)
-        return True
+        if closed:
+            self.departed.add(joined.switch.departed)
+        return closed
 
     def guard_by(self, guards: GuardSettings) -> None:
         """Guard all rooms by ``guards`` from now on, those that are open included."""
