@@ -95,7 +95,14 @@ def _promiscuity(namespace):
 
 
 @pytest.mark.parametrize(
-    ("what", "rounds"), [("new-identity", 100), ("upgrade", 100), ("journal", 40), ("certificate", 40)]
+    ("what", "rounds"),
+    [
+        *[("new-identity", 30), ("upgrade", 30), ("journal", 20), ("certificate", 40)],
+        *[
+            pytest.param(what, rounds, marks=pytest.mark.slow)
+            for what, rounds in (("new-identity", 100), ("upgrade", 100), ("journal", 60))
+        ],
+    ],
 )
 def test_killed_while_saving(tmp_path, figures, what, rounds):
     argv = [sys.executable, HERE / "save_and_kill.py", what, str(rounds), tmp_path]
