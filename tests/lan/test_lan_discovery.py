@@ -106,6 +106,7 @@ def test_a_reply_goes_to_the_one_who_asked_only(lan):
         # Somebody listens, or the answer would be an ICMP error that quotes the marker.
         listener = Listener(lan.house.at("player2"), 27015)
         send_udp(lan, "player1", lan.address("player2"), 27015, mark)
+        observers["player2"].wait_for(mark)  # it may wait for ARP, which the fence does not
         fence(lan, observers)
         listener.close()
         assert {place: observers[place].count(mark) for place in STATIONS} == {
