@@ -374,7 +374,11 @@ def test_no_path_whatever_breaks_it(path: list[tuple[float, float, float, bool, 
         sane(feeder.control, SIZE)
     if math.isfinite(feeder.control.pacing_rate):
         feeder.epochs(150, 0.020, 20 * MBIT)
-        assert feeder.control.window >= 8 * SIZE, "it must come up again, whatever was before"
+        widest = 0
+        for _ in range(50):  # a moment may be one of those in which it drains the path, to measure it
+            feeder.epochs(1, 0.020, 20 * MBIT)
+            widest = max(widest, feeder.control.window)
+        assert widest >= 8 * SIZE, "it must come up again, whatever was before"
 
 
 @pytest.mark.parametrize("make", [starting, cruising, competing])
