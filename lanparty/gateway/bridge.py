@@ -75,7 +75,7 @@ class Bridge:
         ``policy``: what players may send into the house; strict if not given.
         """
         self.members = RemoteMembers(dropped=tunnel.counters.other_dropped)
-        self.guard = HouseGuard(policy or RoomPolicy(), self.members, tunnel.counters.drop)
+        self.guard = HouseGuard(policy or RoomPolicy(), tunnel.counters.drop)
         self.cam = CamSchedule(cam_interval)
         self.loop = LoopWatch(os.urandom(ID_SIZE))
         self._lan = lan
@@ -91,7 +91,7 @@ class Bridge:
             self._wake = trio.Event()
             now = trio.current_time()
             if self.members.expire(now):
-                self._lan.set_members(self.members.macs)
+                self._remote_changed()
             due = self.members.next_expiry()
             if self._lan.is_up:
                 self._probe(now)
@@ -130,26 +130,23 @@ class Bridge:
 
     def on_peer_left(self, peer_id: int) -> None:
         """Forget a player: its MAC is no longer refreshed, and the house switch forgets it by itself."""
-        mac = self.members.left(peer_id)
-        if mac is not None:
-            self.guard.left(mac)
+        self.members.left(peer_id)
         self._members_changed()
 
     def on_lost(self, reason: str) -> None:
         """Forget everybody: nothing of the house is for anybody now, and the next welcome lists who is there."""
         self._welcome = None
-        for mac in self.members.announced:
-            self.guard.left(mac)
         self.members.replace(())
         self._members_changed()
 
     def on_frames(self, frames: list[tuple[int, Frame]], now: float) -> None:
         """Room -> house."""
         known = self.members.macs
-        passed = self.guard.to_house_untrusted(self.members.to_house_untrusted(frames, now), now)
+        passed: Sequence[Frame] = self.members.to_house_untrusted(frames, now)
         if self.members.macs is not known:  # A sender that is not announced yet: its answers must find it.
-            self._lan.set_members(self.members.macs)
+            self._remote_changed()
             self._wake.set()
+        passed = self.guard.to_house_untrusted(passed, now)
         for probe in self.members.take_probes():
             self._heard(probe, now, from_room=True)
         if self.loop.paused:
@@ -208,8 +205,13 @@ class Bridge:
 
     def _members_changed(self) -> None:
         self.cam.set_members(self.members.announced)
-        self._lan.set_members(self.members.macs)
+        self._remote_changed()
         self._wake.set()
+
+    def _remote_changed(self) -> None:
+        """Tell who asks for a frame's source: those that were never announced are among them."""
+        self._lan.set_members(self.members.macs)
+        self.guard.set_members(self.members.macs)
 
     def _tell_if_usable(self) -> None:
         if self._welcome is not None and self._lan.is_up:

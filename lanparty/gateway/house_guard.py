@@ -15,7 +15,7 @@ Owns: the gateway's guard and its short ways, at most `MAX_WAYS`. Must not know:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -65,16 +65,20 @@ class _Way:
 class HouseGuard:
     """The rules for one house."""
 
-    def __init__(self, policy: RoomPolicy, members: Container[bytes], drop: Callable[[str, int], None]) -> None:
-        """``members``: a live view of the players' MACs. ``drop`` counts frames by reason."""
+    def __init__(self, policy: RoomPolicy, drop: Callable[[str, int], None]) -> None:
+        """``drop`` counts frames by reason."""
         self._off = policy.level is Level.OFF
-        self._guard = Guard(attrs.evolve(policy, ipv6_routing=True), DEFAULT_TAP_MTU, members)
+        self._members: set[bytes] = set()
+        self._guard = Guard(attrs.evolve(policy, ipv6_routing=True), DEFAULT_TAP_MTU, self._members)
         self._drop = drop
         self._ways: dict[bytes, _Way] = {}
 
-    def left(self, mac: bytes) -> None:
-        """Note that the player with ``mac`` left the room."""
-        self._guard.member_left(_Sender(mac, is_gateway=False))
+    def set_members(self, macs: frozenset[bytes]) -> None:
+        """Say whose MACs are remote now. Who is not any more has left: only then is its memory bounded."""
+        for mac in self._members - macs:
+            self._guard.member_left(_Sender(mac, is_gateway=False))
+        self._members.clear()
+        self._members.update(macs)
 
     def to_house_untrusted(self, frames: Sequence[Frame], now: float) -> Sequence[Frame]:
         """Give those frames of the room that may go into the house, in order."""

@@ -70,10 +70,6 @@ class RemoteMembers:
         """All MACs believed to be remote now."""
         return self._remote
 
-    def __contains__(self, mac: object) -> bool:
-        """Whether ``mac`` is believed to be remote now."""
-        return mac in self._remote
-
     @property
     def announced(self) -> list[bytes]:
         """The MACs that the relay announced, in the order of joining: those that the house switch is told of."""

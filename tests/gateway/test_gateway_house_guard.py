@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from relay_packets import HOUSE, IPV4, IPV6, OTHER, PLAYER, ethernet, ipv4, ipv6, link_layer, nd, tag, udp
 
 from lanparty.gateway.house_guard import MAX_WAYS, HouseGuard
+from lanparty.guard.bindings import MAX_AWAY
 from lanparty.guard.levels import Level, RoomPolicy
 from lanparty.proto.superframe import GSO_UDP, SuperFrame
 
@@ -35,7 +36,8 @@ class Door:
 
     def __init__(self, level: Level = Level.STRICT, **policy: object) -> None:
         self.dropped: Counter[str] = Counter()
-        self.guard = HouseGuard(RoomPolicy(level=level, **policy), {PLAYER, OTHER}, self._drop)
+        self.guard = HouseGuard(RoomPolicy(level=level, **policy), self._drop)
+        self.guard.set_members(frozenset((PLAYER, OTHER)))
         self.now = 1000.0
         neighbour = ethernet(ipv6(nd(136, HOUSE6, link_layer(2, HOUSE)), 58, source=HOUSE6), IPV6, source=HOUSE)
         self.house(ack(PLAYER, PLAYER4), ack(OTHER, OTHER4), house_arp(HOUSE4), advertisement(), neighbour)
@@ -112,8 +114,7 @@ def test_an_address_that_another_player_had_is_free_some_time_after_it_left() ->
     door = Door()
     spare = bytes((10, 0, 0, 200))
     assert door.room(game(spare, OTHER)) == []  # it has a lease: no other address
-    for mac in (PLAYER, OTHER):
-        door.guard.left(mac)
+    door.guard.set_members(frozenset())
     assert door.room(game(OTHER4, PLAYER)) == []
 
 
@@ -123,6 +124,18 @@ def test_ways_are_bounded() -> None:
         destination = b"\x3c\x97\x0e" + number.to_bytes(3, "big")
         assert door.room(game(PLAYER4, destination=destination))
         assert len(door.guard._ways) <= MAX_WAYS
+
+
+def test_senders_that_come_and_go_for_ever_are_forgotten() -> None:
+    """As a hostile relay may name them: each is believed for a moment, and never announced."""
+    door = Door()
+    bindings = door.guard._guard.bindings
+    for number in range(3 * MAX_AWAY):
+        mac = b"\x02\x99" + number.to_bytes(4, "big")
+        door.guard.set_members(frozenset((PLAYER, OTHER, mac)))
+        address = b"\x0a\x01" + number.to_bytes(2, "big")
+        assert door.room(game(address, mac)) == [game(address, mac)]
+        assert len(bindings._members) <= MAX_AWAY + 4
 
 
 ADDRESSES = [PLAYER4, OTHER4, HOUSE4, ROUTER, bytes((10, 0, 0, 77)), PLAYER6, OTHER6]
