@@ -17,6 +17,7 @@ __all__ = [
     "BYTE",
     "DWORD",
     "HANDLE",
+    "HEADERS",
     "INVALID_HANDLE_VALUE",
     "LONG",
     "LPVOID",
@@ -32,6 +33,9 @@ __all__ = [
     "wide",
     "wide_text",
 ]
+
+HEADERS: Final = ("winsock2.h", "ws2tcpip.h", "iphlpapi.h")
+"""windows.h comes with the first; NETIO_STATUS is of the last."""
 
 BYTE = ctypes.c_uint8
 BOOLEAN = ctypes.c_uint8

@@ -23,6 +23,8 @@ from lanparty.obs.errors import MachineError
 
 __all__ = ["FakeDlls", "Library", "Prototype", "fakes", "last_error"]
 
+HEADERS: Final = ("windows.h",)
+
 Prototype = tuple[Any, tuple[Any, ...]]
 """Result and arguments, as ctypes types; None for void."""
 
