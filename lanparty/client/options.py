@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from lanparty.cli.options import interface_name, parse_address, program, virtual_mac
-from lanparty.link.address import AddressOptions, parse_address_mode
+from lanparty.link.address_options import AddressOptions, parse_address_mode
 from lanparty.uplink.settings import add_uplink_options
 
 __all__ = ["DEFAULT_IDENTITY", "address_options", "build_parser"]

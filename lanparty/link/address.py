@@ -32,13 +32,14 @@ from typing import Final
 import attrs
 import trio
 
+from lanparty.link.address_options import AddressOptions
 from lanparty.link.dhcp import DhcpLinkDownError, DhcpTask
 from lanparty.link.dhcp_reply import Lease
 from lanparty.link.dns import DnsSetting
 from lanparty.link.journal import Journal
 from lanparty.link.netlink import LinkChange, Netlink, NetlinkMissing, Overflow
 from lanparty.link.pin import RelayPin
-from lanparty.obs.errors import MachineError, UsageError
+from lanparty.obs.errors import MachineError
 from lanparty.obs.events import (
     CLIENT_ADDRESS,
     CLIENT_ADDRESS_LOST,
@@ -53,7 +54,7 @@ from lanparty.obs.events import (
 )
 from lanparty.obs.log import log
 
-__all__ = ["AddressOptions", "Lease", "PlayerNetwork", "parse_address_mode"]
+__all__ = ["Lease", "PlayerNetwork"]
 
 GROUP_ROUTES: Final = ("255.255.255.255/32", "224.0.0.0/4")
 DEFAULT_HALVES: Final = ("0.0.0.0/1", "128.0.0.0/1")
@@ -66,41 +67,6 @@ _ACCEPT_RA: Final = "accept_ra"
 """Kernel setting of an interface (ip-sysctl); 0 is off. It is all or nothing: with the settings for default routers
 (accept_ra_defrtr) and route information (accept_ra_rt_info_max_plen) off, one advertisement of the prefixes 2000::/3
 and ::/1 as on-link (RFC 4861 section 4.6.2) still takes all IPv6 traffic."""
-
-
-def parse_address_mode(text: str) -> str:
-    """Check the value of ``--address``: "dhcp", "none", or an IPv4 ADDRESS/PREFIX, which is returned in canonical form.
-
-    Raises :class:`UsageError` with a sentence.
-    """
-    if text in ("dhcp", "none"):
-        return text
-    if "/" not in text:
-        raise UsageError(f"--address {text}: say dhcp, none, or an address with its prefix, as in 192.168.1.50/24")
-    try:
-        interface = ipaddress.IPv4Interface(text)
-    except ValueError as error:
-        raise UsageError(f"--address {text}: say dhcp, none, or an address with its prefix ({error})") from error
-    network, address = interface.network, interface.ip
-    if address.is_multicast or address.is_loopback or address.is_unspecified or int(address) >= 0xF0000000:
-        raise UsageError(f"--address {text}: {address} is not an address for a computer")
-    if network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
-        raise UsageError(f"--address {text}: {address} is not an address for a computer in {network}")
-    if not 8 <= network.prefixlen <= 30:
-        raise UsageError(f"--address {text}: a LAN's prefix is between 8 and 30")
-    return str(interface)
-
-
-@attrs.frozen
-class AddressOptions:
-    """What the player asked for."""
-
-    address: str = "dhcp"
-    """"dhcp", "none", or "ADDRESS/PREFIX", checked by :func:`parse_address_mode`."""
-    accept_default_route: bool = False
-    accept_dns: bool = False
-    host_name: str | None = None
-    """Name that the house's DHCP server sees; ``None`` sends none. Never this machine's own name by itself."""
 
 
 @attrs.frozen

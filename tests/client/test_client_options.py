@@ -7,7 +7,7 @@ import pytest
 from lanparty.cli.options import RelayAddress, parse
 from lanparty.client.options import address_options, build_parser
 from lanparty.ctrl.messages import Role
-from lanparty.link.address import AddressOptions
+from lanparty.link.address_options import AddressOptions
 from lanparty.obs.errors import UsageError
 from lanparty.uplink.settings import settings_from
 

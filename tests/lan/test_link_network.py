@@ -23,7 +23,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from lanparty.link.address import AddressOptions, PlayerNetwork
+from lanparty.link.address import PlayerNetwork
+from lanparty.link.address_options import AddressOptions
 from lanparty.link.dns import DnsSetting
 from lanparty.link.journal import Journal
 from lanparty.link.netlink import AddressChange, LinkChange, NetlinkMissing, RouteChange, open_netlink
@@ -548,7 +549,8 @@ async def test_pin_keeps_the_source_address(house):
 VICTIM = """
 import sys, trio
 from pathlib import Path
-from lanparty.link.address import AddressOptions, PlayerNetwork
+from lanparty.link.address import PlayerNetwork
+from lanparty.link.address_options import AddressOptions
 from lanparty.link.dns import DnsSetting
 from lanparty.link.adapter import open_adapter
 from lanparty.link.journal import Journal
