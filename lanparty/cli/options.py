@@ -92,6 +92,12 @@ def program(name: str, description: str) -> Parser:
         help="lines for people, or JSON lines for scripts; both on stderr (default: %(default)s)",
     )
     common.add_argument(
+        "--log-file",
+        type=Path,
+        metavar="FILE",
+        help="write the same lines to FILE, to be sent to whoever helps: without the room's code, at most 4 MiB",
+    )
+    common.add_argument(
         "--frame-log", action="store_true", help="a line for every Ethernet frame (at log level info or debug)"
     )
     common.add_argument("--version", action="version", version=f"{name} {lanparty.__version__}")

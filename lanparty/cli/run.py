@@ -3,6 +3,8 @@
 Owns: the order parse -> logging -> trio -> one line about the failure -> status; signals; the choice among failures
 that come together. Must not know: what the programs do.
 
+With --log-file the file gets what standard error gets, and the traceback of what nobody expected.
+
 A role's ``__main__.py``::
 
     from lanparty.cli.run import main
@@ -24,15 +26,17 @@ import argparse
 import os
 import signal
 import sys
+import sysconfig
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Final
 
 import trio
 
+import lanparty
 from lanparty.cli.options import parse
 from lanparty.cli.process import prepare
 from lanparty.cli.service import Service
@@ -45,8 +49,9 @@ from lanparty.obs.errors import (
     UntrustedError,
     UsageError,
 )
-from lanparty.obs.events import FAILED, STOPPED, STOPPING
-from lanparty.obs.log import configure, log
+from lanparty.obs.events import FAILED, LOG_FILE, STOPPED, STOPPING
+from lanparty.obs.log import configure, file_line, log
+from lanparty.obs.logfile import LogFile
 from lanparty.obs.switches import check_environment
 from lanparty.obs.text import printable
 
@@ -85,10 +90,44 @@ def _main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str]
     try:
         options = parse(parser, argv)
         check_environment()
+        file = _log_file(options)
     except UsageError as error:
         _write_line(parser.prog, str(error))
         return ExitStatus.USAGE
-    configure(options.log_level, options.log_format, parser.prog)
+    with nullcontext() if file is None else closing(file):
+        configure(options.log_level, options.log_format, parser.prog, file)
+        if file is not None:
+            log(LOG_FILE, file=str(file.path), version=lanparty.__version__, system=_system())
+        return _run(parser, amain, argv, reloads, options, file)
+
+
+def _log_file(options: argparse.Namespace) -> LogFile | None:
+    """Open the file of --log-file. Raises UsageError."""
+    if options.log_file is None:
+        return None
+    room = getattr(options, "room", None)
+    return LogFile(options.log_file, () if room is None else (room,))
+
+
+def _system() -> str:
+    """Tell Python and system, without asking anybody: ``platform`` starts programs, or waits for Windows' WMI."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.platform == "win32":
+        windows = sys.getwindowsversion()
+        return f"Python {version}, {sysconfig.get_platform()}, Windows {windows.major}.{windows.minor}.{windows.build}"
+    else:
+        return f"Python {version}, {sysconfig.get_platform()}, {os.uname().sysname} {os.uname().release}"
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    amain: AsyncMain,
+    argv: Sequence[str] | None,
+    reloads: bool,
+    options: argparse.Namespace,
+    file: LogFile | None,
+) -> int:
+    """Have trio run ``amain`` till its end; a status."""
     prepare()
     service = Service.of_this_process(os.environ, lambda: parse(parser, argv))
     signals = _StopSignals(service.hang_up if reloads else None)
@@ -103,7 +142,7 @@ def _main(parser: argparse.ArgumentParser, amain: AsyncMain, argv: Sequence[str]
             with signals.installed():
                 status = trio.run(watched)
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the last resort: a person gets one line instead of a traceback
-            return _report(options, parser.prog, error)
+            return _report(options, parser.prog, error, file)
     if status:
         return status
     log(STOPPED)
@@ -203,7 +242,7 @@ def choose_failure(error: BaseException) -> BaseException:
     return leaves[0] if leaves else error
 
 
-def _report(options: argparse.Namespace, program: str, error: BaseException) -> int:
+def _report(options: argparse.Namespace, program: str, error: BaseException, file: LogFile | None) -> int:
     """One line about what ended the program; returns the status."""
     chosen = choose_failure(error)
     if isinstance(chosen, KeyboardInterrupt):
@@ -215,8 +254,12 @@ def _report(options: argparse.Namespace, program: str, error: BaseException) -> 
     else:
         status, sentence = ExitStatus.FAILED, _unexpected(chosen, program)
     expected = all(isinstance(leaf, LanpartyError) for leaf in _leaves(error))
-    details = "" if expected or options.log_level != "debug" else "".join(traceback.format_exception(error))
+    trace = "" if expected else "".join(traceback.format_exception(error))
+    details = trace if options.log_level == "debug" else ""
     if options.log_format == "text":
+        if file is not None:
+            lines = [printable(line) for line in trace.splitlines()]
+            file.write("\n".join([*lines, file_line("error", printable(sentence))]))
         _write_line(program, sentence, before=details)
         return status
     fields: dict[str, object] = {"text": sentence, "status": int(status)}

@@ -85,6 +85,8 @@ STOPPING = Event("program.stopping", "Stopping ({reason}). A second signal ends 
 """Reported by ``lanparty.cli.run`` when the first signal comes."""
 STOPPED = Event("program.stopped", "Stopped.")
 """Reported by ``lanparty.cli.run`` after everything was put back."""
+LOG_FILE = Event("program.log-file", "This run of lanparty {version} ({system}) is logged to {file}.")
+"""Reported by ``lanparty.cli.run``; says what whoever helps asks for first."""
 REPAIRED = Event("program.repaired", "Put right what an earlier run left behind: {what}.")
 LIBRARY = Event("library.message", "{library}: {text}")
 """A message of a library's own logger; the level is the library's."""

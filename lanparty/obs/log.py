@@ -1,4 +1,4 @@
-"""Writes events to stderr: a line for people, or a JSON line for scripts.
+"""Writes events to stderr, and to a file if there is one: a line for people, or a JSON line for scripts.
 
 Owns: structlog's configuration, the two line formats, what becomes of the libraries' own logging.
 Must not know: which events exist beyond the one for library messages, which role runs.
@@ -6,6 +6,7 @@ Must not know: which events exist beyond the one for library messages, which rol
 Text::
 
     HH:MM:SS  sentence                                                       (local time)
+    2025-11-22T18:05:12.345Z info     sentence                         (in a file, which may be sent far away)
 
 JSON lines, keys in this order, ``time`` in UTC::
 
@@ -36,8 +37,9 @@ from typing import Any, Final, Literal
 import structlog
 
 from lanparty.obs.events import FRAME, LIBRARY, Event
+from lanparty.obs.logfile import LogFile
 
-__all__ = ["LEVELS", "LogFormat", "captured", "configure", "listening", "log"]
+__all__ = ["LEVELS", "LogFormat", "captured", "configure", "file_line", "listening", "log"]
 
 LogFormat = Literal["text", "json"]
 
@@ -122,9 +124,16 @@ class _Thrift:
 class _Renderer:
     """structlog's processor: event dictionary in, finished line out."""
 
-    def __init__(self, fmt: LogFormat, program: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        fmt: LogFormat,
+        program: str,
+        clock: Callable[[], float] = time.monotonic,
+        file: LogFile | None = None,
+    ) -> None:
         self._fmt = fmt
         self._program = program
+        self._file = file
         self._thrift = _Thrift(clock)
 
     def __call__(self, _logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> str:
@@ -144,11 +153,24 @@ class _Renderer:
             sentence += f" ({skipped} more like this were left out.)"
             event_dict["left_out"] = skipped
         if self._fmt == "text":
+            if self._file is not None:
+                self._file.write(file_line(level, sentence))
             return f"{datetime.now().astimezone():%H:%M:%S}  {sentence}"
-        moment = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
         fields = {key: _plain(value) for key, value in event_dict.items()}
-        head = {"event": name, "time": moment, "level": level, "program": self._program}
-        return json.dumps({**head, **fields, "message": sentence})
+        head = {"event": name, "time": _moment(), "level": level, "program": self._program}
+        line = json.dumps({**head, **fields, "message": sentence})
+        if self._file is not None:
+            self._file.write(line)
+        return line
+
+
+def _moment() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def file_line(level: str, sentence: str) -> str:
+    """Give the line that a file gets in text format. Its times are UTC: a host compares files of several players."""
+    return f"{_moment()} {level:8} {sentence}"
 
 
 class _LibraryHandler(logging.Handler):
@@ -166,13 +188,13 @@ class _LibraryHandler(logging.Handler):
         _emit(level, LIBRARY, {"library": record.name, "text": text})
 
 
-def configure(level: str, fmt: LogFormat, program: str) -> None:
+def configure(level: str, fmt: LogFormat, program: str, file: LogFile | None = None) -> None:
     """Set logging up for the process. ``level`` is one of LEVELS; ``program`` is as in ``lanparty.client``.
 
-    Raises KeyError for a level that is not in LEVELS.
+    ``file`` gets every line as well. Raises KeyError for a level that is not in LEVELS.
     """
     number = LEVELS[level]
-    _configure_structlog(number, fmt, program)
+    _configure_structlog(number, fmt, program, file)
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, _LibraryHandler):
@@ -184,9 +206,9 @@ def configure(level: str, fmt: LogFormat, program: str) -> None:
         logging.getLogger(noisy).setLevel(libraries)
 
 
-def _configure_structlog(level: int, fmt: LogFormat, program: str) -> None:
+def _configure_structlog(level: int, fmt: LogFormat, program: str, file: LogFile | None = None) -> None:
     structlog.configure(
-        processors=[_Renderer(fmt, program)],
+        processors=[_Renderer(fmt, program, file=file)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_StderrLogger,
         cache_logger_on_first_use=False,  # configure() may be called again, and tests swap the processors

@@ -261,7 +261,13 @@ def a_parser():
 
 def test_defaults_of_every_program():
     options = parse(program("lanparty.test", "A test."), [])
-    assert vars(options) == {"config": None, "log_level": "info", "log_format": "text", "frame_log": False}
+    assert vars(options) == {
+        "config": None,
+        "log_level": "info",
+        "log_format": "text",
+        "log_file": None,
+        "frame_log": False,
+    }
 
 
 def test_the_command_line():

@@ -256,3 +256,31 @@ def test_help_whose_reader_is_gone_is_no_traceback():
         _, err = process.communicate(timeout=20)
     assert process.returncode in {0, 1}  # argparse ignores it where stdout is unbuffered
     assert err == ""
+
+
+def test_a_log_file_has_the_run_and_its_end(tmp_path, capsys):
+    path = tmp_path / "run.log"
+    assert run(failing(MachineError("Cannot\x1b.")), "--log-file", str(path)) == 5
+    assert run(nothing, "--log-file", str(path)) == 0
+    begin, error, again, stopped = path.read_text().splitlines()
+    assert f"is logged to {path}" in begin
+    assert "lanparty 0.1.0 (Python 3." in begin
+    assert error.endswith(r" error    Cannot\x1b.")
+    assert again[30:] == begin[30:]
+    assert stopped.endswith("Stopped.")
+    assert r"lanparty.test: error: Cannot\x1b." in capsys.readouterr().err
+
+
+def test_a_log_file_has_the_traceback_of_what_nobody_expected(tmp_path, capsys):
+    path = tmp_path / "run.log"
+    assert run(failing(KeyError("lost\x1b")), "--log-file", str(path)) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    text = path.read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "unexpected failure: KeyError" in text.splitlines()[-1]
+    assert "\x1b" not in text
+
+
+def test_a_log_file_that_cannot_be_is_a_usage_error(tmp_path, capsys):
+    assert run(nothing, "--log-file", str(tmp_path)) == 2
+    assert "--log-file" in last_line(capsys)
