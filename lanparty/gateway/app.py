@@ -30,6 +30,7 @@ from lanparty.link.journal import state_directory
 from lanparty.link.lan import LanLink
 from lanparty.link.netlink import open_netlink
 from lanparty.link.repair import repair
+from lanparty.link.underlay import NetlinkUnderlay
 from lanparty.obs import events
 from lanparty.obs.framelog import FrameLog
 from lanparty.obs.log import log
@@ -38,7 +39,7 @@ from lanparty.uplink.loop import UplinkLoop
 from lanparty.uplink.settings import settings_from
 from lanparty.uplink.tick import TICK, next_tick
 from lanparty.uplink.tunnel import Tunnel
-from lanparty.uplink.watch import NetlinkWatch
+from lanparty.uplink.watch import UnderlayWatch
 
 __all__ = ["amain"]
 
@@ -58,7 +59,7 @@ async def amain(options: argparse.Namespace, stop: trio.Event, service: Service)
         tunnel = Tunnel(framelog=FrameLog.when(options.frame_log))
         tunnel.device_counters = lambda: lan.counters
         bridge = Bridge(lan, tunnel, cam_interval=options.cam_refresh, policy=policy)
-        uplink = UplinkLoop(settings, bridge, tunnel, watch=NetlinkWatch(netlink))
+        uplink = UplinkLoop(settings, bridge, tunnel, watch=UnderlayWatch(NetlinkUnderlay(netlink)))
 
         await services.start(lan.run, netlink)
         if not lan.is_up:

@@ -6,9 +6,10 @@ Owns: the choice. Must not know: what either is made of.
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from lanparty.link.tap import DEFAULT_NAME, TapUnavailableError, open_tap
+from lanparty.link.names import DEFAULT_NAME
+from lanparty.link.tap import TapUnavailableError, open_tap
 from lanparty.link.veth import open_veth_adapter
 from lanparty.obs.errors import MachineError
 from lanparty.obs.events import LINK_NO_TAP
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from lanparty.link.device import DeviceCounters
+    from lanparty.link.machine import AdapterKind
     from lanparty.link.netlink import Netlink
     from lanparty.link.packet import PacketDevice
     from lanparty.link.tap import TapDevice
 
-__all__ = ["AdapterKind", "open_adapter"]
-
-AdapterKind = Literal["auto", "tap", "veth"]
+__all__ = ["open_adapter"]
 
 
 @asynccontextmanager

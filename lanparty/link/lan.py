@@ -44,8 +44,8 @@ from lanparty.proto.superframe import frames_of, head_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from lanparty.link.adapter import AdapterKind
     from lanparty.link.device import EthernetDevice
+    from lanparty.link.machine import AdapterKind
     from lanparty.link.netlink import LinkInfo, Netlink, Watch
     from lanparty.link.packet import PacketDevice
     from lanparty.link.tap import TapDevice

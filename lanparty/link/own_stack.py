@@ -30,8 +30,8 @@ from lanparty.obs.log import log
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from lanparty.link.adapter import AdapterKind
     from lanparty.link.device import EthernetDevice
+    from lanparty.link.machine import AdapterKind
     from lanparty.link.netlink import LinkInfo, Netlink
 
 __all__ = ["HELPER_NAME", "open_own_stack"]

@@ -39,6 +39,7 @@ from lanparty.link.device import (
 )
 from lanparty.link.gso import NO_OFFLOAD, VNET_HEADER_SIZE, take_untrusted, vnet_header
 from lanparty.link.kernel import IFNAME_SIZE, with_filter_program
+from lanparty.link.names import DEFAULT_NAME
 from lanparty.obs.errors import MachineError
 from lanparty.obs.switches import enabled
 from lanparty.proto.superframe import GSO_UDP, MAX_SUPERFRAME, expand
@@ -50,10 +51,7 @@ if TYPE_CHECKING:
     from lanparty.link.netlink import Netlink
     from lanparty.proto.superframe import Frame, SuperFrame
 
-__all__ = ["DEFAULT_NAME", "TapDevice", "TapUnavailableError", "open_tap", "open_tun"]
-
-DEFAULT_NAME: Final = "lanparty%d"
-"""The kernel puts the first free number in."""
+__all__ = ["TapDevice", "TapUnavailableError", "open_tap", "open_tun"]
 
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA

@@ -8,19 +8,18 @@ Must not know: what is done about it.
 
 from __future__ import annotations
 
-import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import attrs
 import trio
 
-from lanparty.link.netlink import Netlink, NetlinkMissing, Watch
+from lanparty.link.machine import Underlay, Way
 from lanparty.uplink.gap import GapWatch
 from lanparty.uplink.tick import TICK, next_tick
 
-__all__ = ["NetlinkWatch", "NetworkWatch", "Path", "Way", "judge", "watch_gaps"]
+__all__ = ["NetworkWatch", "Path", "UnderlayWatch", "judge", "watch_gaps"]
 
 SETTLE = 0.1
 """Seconds without further changes before judging: unplugging a cable is a burst of notifications, and in the middle of
@@ -44,15 +43,6 @@ class Path:
 
     local: str | None
     """This machine's IP address on that way; None when it is not known."""
-
-
-@attrs.frozen
-class Way:
-    """How the kernel would reach the relay now."""
-
-    interface: str | None
-    gateway: str | None
-    source: str | None
 
 
 def judge(before: Way | None, now: Way | None, *, local: str | None, addresses: frozenset[str]) -> str | None:
@@ -80,48 +70,38 @@ class NetworkWatch(Protocol):
         ...
 
 
-class NetlinkWatch:
-    """`NetworkWatch` for Linux."""
+class UnderlayWatch:
+    """`NetworkWatch` of this machine's networks."""
 
-    def __init__(self, netlink: Netlink) -> None:
-        self._netlink = netlink
+    def __init__(self, underlay: Underlay) -> None:
+        self._underlay = underlay
 
     async def wait_changed(self, path: Path) -> str:
         """Wait until the way of ``path`` is not what it is now: for ever, when it has a zone (RFC 4007 section 11).
 
-        Raises MachineError: the kernel gives no notifications.
+        Raises MachineError: the system gives no notifications.
         """
         if "%" in path.relay:
             await trio.sleep_forever()  # It is reached by its zone's interface or not at all: there is no other way.
-        with self._netlink.watch() as changes:
+        with self._underlay.watch() as changes:
             # Subscribed before the first look, so that nothing between the two is missed.
-            known = await self._way(path.relay)
+            known = await self._underlay.way(path.relay)
             local = path.local or (known.source if known is not None else None)
             if path.local is not None and known is not None:
                 # It may have happened while nobody watched, as during the move before.
-                reason = judge(known, known, local=local, addresses=await self._addresses())
+                reason = judge(known, known, local=local, addresses=await self._underlay.addresses())
                 if reason is not None:
                     return reason
             while True:
                 await _burst(changes)
-                now = await self._way(path.relay)
-                reason = judge(known, now, local=local, addresses=await self._addresses())
+                now = await self._underlay.way(path.relay)
+                reason = judge(known, now, local=local, addresses=await self._underlay.addresses())
                 if reason is not None:
                     return reason
                 known = now
 
-    async def _way(self, relay: str) -> Way | None:
-        try:
-            route = await self._netlink.route_to(relay)
-        except NetlinkMissing:
-            return None
-        return None if route is None else Way(route.interface, route.gateway, route.source)
 
-    async def _addresses(self) -> frozenset[str]:
-        return frozenset(str(ipaddress.ip_address(info.address)) for info in await self._netlink.addresses())
-
-
-async def _burst(changes: Watch) -> None:
+async def _burst(changes: AsyncIterator[object]) -> None:
     """Wait for a change and for the end of the burst that it belongs to."""
     await anext(changes)
     with trio.move_on_after(LONGEST_SETTLE):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from test_client_player import FakeAdapters
 from test_link_dhcp import GOOD, client
 from trio.testing import MockClock
 
@@ -15,6 +14,7 @@ from lanparty.gateway.cam import CamSchedule
 from lanparty.gateway.loop import MAX_OTHERS, LoopWatch
 from lanparty.gateway.members import MAX_PROBES, MAX_PROVISIONAL, RemoteMembers
 from lanparty.link.bpf import lan_filter
+from lanparty.link.memory_machine import MemoryMachine
 from lanparty.obs.log import captured
 from lanparty.proto.fragments import MAX_BYTES, MAX_FRAMES, Reassembler
 from lanparty.proto.mac import MacAddress
@@ -69,7 +69,7 @@ async def test_gateways_that_a_relay_names_are_bounded_at_a_client(autojump_cloc
     with captured() as entries:
         async with trio.open_nursery() as nursery:
             identity = Identity(MacAddress.parse("02:00:00:00:00:01"), None, False)
-            made = Player(identity, FakeAdapters(), Tunnel(), links=nursery, house=nursery)
+            made = Player(identity, MemoryMachine(), Tunnel(), links=nursery, house=nursery)
             for peer in range(1, 65536, 5):
                 made.on_peer_joined(Member(peer, Role.GATEWAY, None, ""))
             assert len(made._gateways) == MAX_MEMBERS

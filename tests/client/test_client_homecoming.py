@@ -10,7 +10,7 @@ import trio.testing
 from test_client_player import FRAME, GATEWAY, MAC, Setup, welcome
 
 from lanparty.client.homecoming import AWAY_AFTER, Homecoming, listen_for_home
-from lanparty.client.player import tunnel_interfaces
+from lanparty.link.names import tunnel_interfaces
 from lanparty.obs.errors import MachineError
 from lanparty.obs.log import captured
 from lanparty.proto.probe import encode_probe
@@ -151,14 +151,14 @@ async def test_at_home_the_adapter_is_down_and_nothing_flows_either_way(setup: S
     await setup.admit(welcome(GATEWAY))
     with captured() as entries:
         await setup.player.at_home("eth0")
-        assert setup.adapters.calls[-1] == "down"
+        assert setup.machine.asked[-1] == "set_down"
         setup.tunnel.transmit([FRAME])
         setup.tunnel.receive_untrusted([b"\x10\0\0\x07" + FRAME], trio.current_time())
         assert setup.connection.sent == []
         assert setup.tunnel.as_dict()["dropped.paused"] == 2
         await setup.player.at_home("eth0")
         await setup.player.at_home(None)
-        assert setup.adapters.calls[-2:] == ["down", "up"]
+        assert setup.machine.asked[-2:] == ["set_down", "set_up"]
         setup.tunnel.transmit([FRAME])
         assert len(setup.connection.sent) == 1
     said = [entry["event"] for entry in entries]
@@ -168,9 +168,9 @@ async def test_at_home_the_adapter_is_down_and_nothing_flows_either_way(setup: S
 async def test_home_before_the_adapter_is_there(setup: Setup) -> None:
     await setup.player.at_home("eth0")
     await setup.admit(welcome(GATEWAY))
-    assert setup.adapters.calls[-2:] == ["down", "house True"]
+    assert setup.machine.asked[-2:] == ["set_down", "gateway_present True"]
     await setup.player.at_home(None)
-    assert setup.adapters.calls[-1] == "up"
+    assert setup.machine.asked[-1] == "set_up"
 
 
 async def test_a_reconnect_at_home_stays_paused(setup: Setup) -> None:

@@ -226,7 +226,7 @@ class PlayerMachine(Machine):
             async with trio.open_nursery() as uplinks:
                 async with trio.open_nursery() as house:
                     player = Player(
-                        Identity(self.mac, None, False, self._key), _Adapters(self), tunnel, links=links, house=house
+                        Identity(self.mac, None, False, self._key), _Computer(self), tunnel, links=links, house=house
                     )
                     settings = uplink_settings(Role.CLIENT, self.room, str(self.mac), self.name, self._key)
                     loop = uplink(self, settings, player, tunnel, self.dice)
@@ -242,8 +242,8 @@ class PlayerMachine(Machine):
         return self.computer.address is not None and await self.computer.asks(SERVER)
 
 
-class _Adapters:
-    """``client.player.Adapters``: a cable between the tunnel and the player's computer."""
+class _Computer:
+    """``link.machine.PlayerMachine``, but for the underlay: a cable between the tunnel and the player's computer."""
 
     def __init__(self, machine):
         self._machine = machine
@@ -261,8 +261,8 @@ class _Adapters:
             computer.forget_neighbours()
             device.close()
 
-    def network(self, _device):
-        return _Network(self._machine.computer)
+    def address_setup(self, _device):
+        return _AddressSetup(self._machine.computer)
 
     async def set_up(self, _device):
         await trio.lowlevel.checkpoint()
@@ -282,8 +282,8 @@ class _Adapters:
         await trio.lowlevel.checkpoint()
 
 
-class _Network:
-    """``client.player.Network``: DHCP whenever the house is there, verified after each reconnect, renewed half-way."""
+class _AddressSetup:
+    """``link.machine.AddressSetup``: DHCP whenever the house is there, verified at each reconnect, renewed half-way."""
 
     def __init__(self, computer):
         self._computer = computer

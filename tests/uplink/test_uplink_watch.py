@@ -5,8 +5,10 @@ import ipaddress
 import pytest
 import trio
 
+from lanparty.link.machine import Way
 from lanparty.link.netlink import AddressInfo, NetlinkMissing, RouteInfo
-from lanparty.uplink.watch import LONGEST_SETTLE, SETTLE, NetlinkWatch, Path, Way, judge, watch_gaps
+from lanparty.link.underlay import NetlinkUnderlay
+from lanparty.uplink.watch import LONGEST_SETTLE, SETTLE, Path, UnderlayWatch, judge, watch_gaps
 
 WIFI = Way("wlan0", "192.0.2.1", "192.0.2.9")
 CABLE = Way("eth0", "198.51.100.1", "198.51.100.9")
@@ -74,7 +76,7 @@ async def watched(kernel, script, relay="203.0.113.1"):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(script)
         with trio.move_on_after(60):
-            reason = await NetlinkWatch(kernel).wait_changed(Path(relay, None))
+            reason = await UnderlayWatch(NetlinkUnderlay(kernel)).wait_changed(Path(relay, None))
             nursery.cancel_scope.cancel()
             return trio.current_time(), reason
         nursery.cancel_scope.cancel()
@@ -139,7 +141,7 @@ async def test_what_happened_while_nobody_watched_is_noticed_at_once(autojump_cl
     """During a session's move, the address that it moved to may have gone as well."""
     kernel = Kernel(CABLE)
     with trio.fail_after(1):
-        reason = await NetlinkWatch(kernel).wait_changed(Path("203.0.113.1", "192.0.2.9"))
+        reason = await UnderlayWatch(NetlinkUnderlay(kernel)).wait_changed(Path("203.0.113.1", "192.0.2.9"))
     assert "192.0.2.9 is gone" in reason
 
 
