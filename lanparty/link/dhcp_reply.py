@@ -29,7 +29,16 @@ import attrs
 
 from lanparty.proto.dhcp import BOOTP_SIZE, COOKIE, INFINITE, DhcpError, options_untrusted
 
-__all__ = ["Lease", "Reply", "ReplyError", "ReplyKind", "lease_from", "parse_reply_untrusted"]
+__all__ = [
+    "Lease",
+    "Reply",
+    "ReplyError",
+    "ReplyKind",
+    "host_of",
+    "lan_network",
+    "lease_from",
+    "parse_reply_untrusted",
+]
 
 SERVER_PORT: Final = 67
 CLIENT_PORT: Final = 68
@@ -153,9 +162,7 @@ def parse_reply_untrusted(frame: bytes, mac: bytes) -> Reply | None:
 
 def lease_from(reply: Reply) -> Lease:
     """Check an offer or an acknowledgement. Raises :class:`ReplyError` with what is wrong with it."""
-    address = ipaddress.IPv4Address(reply.address)
-    if any(address in network for network in _NEVER):
-        raise ReplyError(f"{address} is not an address for a host")
+    address = host_of(ipaddress.IPv4Address(reply.address))
     if reply.server is None or not _is_host(reply.server):
         raise ReplyError("it does not say which server it is from")
     if reply.server_mac[0] & 1 or not any(reply.server_mac):
@@ -212,7 +219,18 @@ def _network_untrusted(address: ipaddress.IPv4Address, options: dict[int, bytes]
     bits = f"{int.from_bytes(mask, 'big'):032b}"
     if "01" in bits:
         raise ReplyError(f"{ipaddress.IPv4Address(mask)} is not a subnet mask")
-    prefix = bits.count("1")
+    return lan_network(address, bits.count("1"))
+
+
+def host_of(address: ipaddress.IPv4Address) -> ipaddress.IPv4Address:
+    """Give ``address``, which a host may have. Raises :class:`ReplyError`."""
+    if any(address in network for network in _NEVER):
+        raise ReplyError(f"{address} is not an address for a host")
+    return address
+
+
+def lan_network(address: ipaddress.IPv4Address, prefix: int) -> ipaddress.IPv4Network:
+    """Give the network of a host's address, if it is one that a LAN may have. Raises :class:`ReplyError`."""
     network = ipaddress.IPv4Network((address, prefix), strict=False)
     private = any(network.subnet_of(block) for block in _PRIVATE)
     if prefix > MAX_PREFIX or (prefix < MIN_PREFIX_PUBLIC and not private):
