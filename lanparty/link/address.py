@@ -37,7 +37,7 @@ from lanparty.link.dhcp import DhcpLinkDownError, DhcpTask
 from lanparty.link.dhcp_reply import Lease
 from lanparty.link.dns import DnsSetting
 from lanparty.link.journal import Journal
-from lanparty.link.netlink import LinkChange, Netlink, NetlinkMissing, Overflow
+from lanparty.link.netlink import LinkChange, Netlink, NetlinkDown, NetlinkMissing, Overflow
 from lanparty.link.pin import RelayPin
 from lanparty.obs.errors import MachineError
 from lanparty.obs.events import (
@@ -114,6 +114,8 @@ class PlayerNetwork:
         self._dns = dns or DnsSetting(tap_name, journal)
         self._wanted: _Wanted | None = None
         self._applied: _Wanted | None = None
+        self._unfinished = False
+        """The link went down before all of ``_applied`` was there, and told."""
         self._default_route = False
         self._changed = trio.Event()
         self._link_up = trio.Event()
@@ -178,7 +180,8 @@ class PlayerNetwork:
     async def _follow_link(self, changes: AsyncIterator[object]) -> None:
         async for change in changes:
             if isinstance(change, Overflow) or (isinstance(change, LinkChange) and change.name == self._tap):
-                was_up = self._link_up.is_set()
+                # It may be up again when we look: then only the notification tells that it was down.
+                was_up = self._link_up.is_set() and not (isinstance(change, LinkChange) and not change.up)
                 await self._refresh_link()
                 if self._link_up.is_set() and not was_up:
                     self._changed.set()  # the kernel dropped our routes when the link went down
@@ -194,7 +197,10 @@ class PlayerNetwork:
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
-            await self._reconcile(self._wanted)
+            try:
+                await self._reconcile(self._wanted)
+            except NetlinkDown:
+                continue  # it went down between our look and our request: _follow_link is told, and asks for it again
 
     @contextlib.asynccontextmanager
     async def _cleaned_up(self) -> AsyncIterator[None]:
@@ -234,16 +240,18 @@ class PlayerNetwork:
             return
         if before is not None and before.router != wanted.router:
             await self._remove_default_route(before)
+        fresh, self._unfinished = before is None or self._unfinished, True
         self._applied = wanted
         await self._netlink.add_address(self._tap, wanted.text)
         for destination in GROUP_ROUTES:
-            await self._add_group_route(destination, quiet=before is not None)
+            await self._add_group_route(destination, quiet=not fresh)
         await self._set_default_route(wanted)
-        if before is None:
+        if fresh:
             await self._warn_of_conflicts(wanted)
-        if before is None or (before.name_servers, before.domain) != (wanted.name_servers, wanted.domain):
+        if fresh or before is None or (before.name_servers, before.domain) != (wanted.name_servers, wanted.domain):
             await self._set_dns(wanted)
-        if before is None:
+        self._unfinished = False
+        if fresh:
             lease = wanted.lease
             log(
                 CLIENT_ADDRESS,

@@ -67,6 +67,7 @@ __all__ = [
     "LinkChange",
     "LinkInfo",
     "Netlink",
+    "NetlinkDown",
     "NetlinkMissing",
     "Overflow",
     "RouteChange",
@@ -103,6 +104,10 @@ _trio_asyncio: Any = trio_asyncio
 
 class NetlinkMissing(MachineError):  # noqa: N818 - a state of the machine that callers test for, named so in the contract
     """The interface, address or route is not there (or not any more)."""
+
+
+class NetlinkDown(MachineError):  # noqa: N818 - as above
+    """The interface is down, and a route would need it up."""
 
 
 class Watch:
@@ -526,7 +531,7 @@ def _raise_sentence(code: int, what: str, name: str | None, cause: Exception) ->
     if code in (errno.ESRCH, errno.EADDRNOTAVAIL):
         raise NetlinkMissing(f"cannot {what}: it is not there") from cause
     if code == errno.ENETDOWN:
-        raise MachineError(f"cannot {what}: the interface is down") from cause
+        raise NetlinkDown(f"cannot {what}: the interface is down") from cause
     if code == errno.EEXIST:
         raise MachineError(f"cannot {what}: there is one of that name already") from cause
     if code == errno.EBUSY:
