@@ -4,7 +4,7 @@ Owns: structures, constants and prototypes, to the letter. Must not know: what t
 
 Conventions of the DLL: the result is an error code of winerror.h (0: done), not the thread's last error. A table that
 a function gives is freed by ``FreeMibTable``. A row that is to be changed is first initialised by its
-``Initialize...Entry``, or read by its ``Get...Entry``. Bit fields are declared as the integer that holds them.
+``Initialize...Entry``, or read by its ``Get...Entry``.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class SOCKADDR(ctypes.Structure):
 
 
 class SOCKADDR_IN(ctypes.Structure):  # noqa: N801
-    """An IPv4 socket address."""
+    """An IPv4 socket address. mingw-w64 has the family as a signed number, as older SDKs had."""
 
-    _fields_ = [("sin_family", USHORT), ("sin_port", USHORT), ("sin_addr", IN_ADDR), ("sin_zero", BYTE * 8)]
+    _fields_ = [("sin_family", ctypes.c_int16), ("sin_port", USHORT), ("sin_addr", IN_ADDR), ("sin_zero", BYTE * 8)]
 
 
 class _IN6_ADDR_U(ctypes.Union):  # noqa: N801
@@ -98,7 +98,7 @@ class SOCKADDR_IN6(ctypes.Structure):  # noqa: N801
     """An IPv6 socket address."""
 
     _fields_ = [
-        ("sin6_family", USHORT),
+        ("sin6_family", ctypes.c_int16),
         ("sin6_port", USHORT),
         ("sin6_flowinfo", ULONG),
         ("sin6_addr", IN6_ADDR),
@@ -125,6 +125,13 @@ class SCOPE_ID(ctypes.Structure):  # noqa: N801
 
 
 ScopeLevelCount: Final = 16
+
+
+class LARGE_INTEGER(ctypes.Union):  # noqa: N801
+    """A signed number of 64 bits."""
+
+    _fields_ = [("QuadPart", ctypes.c_int64)]
+
 
 # --- ifdef.h, ipifcons.h, nldef.h
 
@@ -170,6 +177,21 @@ NlroDHCP: Final = 2
 NlroRouterAdvertisement: Final = 3
 
 
+class NL_INTERFACE_OFFLOAD_ROD(ctypes.Structure):  # noqa: N801
+    """What the adapter does of IP's work."""
+
+    _fields_ = [
+        ("NlChecksumSupported", BOOLEAN, 1),
+        ("NlOptionsSupported", BOOLEAN, 1),
+        ("TlDatagramChecksumSupported", BOOLEAN, 1),
+        ("TlStreamChecksumSupported", BOOLEAN, 1),
+        ("TlStreamOptionsSupported", BOOLEAN, 1),
+        ("FastPathCompatible", BOOLEAN, 1),
+        ("TlLargeSendOffloadSupported", BOOLEAN, 1),
+        ("TlGiantSendOffloadSupported", BOOLEAN, 1),
+    ]
+
+
 class NET_LUID(ctypes.Union):  # noqa: N801
     """What identifies an interface for as long as its adapter is installed; its index may change at a restart."""
 
@@ -182,6 +204,19 @@ MibParameterNotification: Final = 0
 MibAddInstance: Final = 1
 MibDeleteInstance: Final = 2
 MibInitialNotification: Final = 3
+
+
+class _INTERFACE_FLAGS(ctypes.Structure):  # noqa: N801
+    _fields_ = [
+        ("HardwareInterface", BOOLEAN, 1),
+        ("FilterInterface", BOOLEAN, 1),
+        ("ConnectorPresent", BOOLEAN, 1),
+        ("NotAuthenticated", BOOLEAN, 1),
+        ("NotMediaConnected", BOOLEAN, 1),
+        ("Paused", BOOLEAN, 1),
+        ("LowPower", BOOLEAN, 1),
+        ("EndPointInterface", BOOLEAN, 1),
+    ]
 
 
 class MIB_IF_ROW2(ctypes.Structure):  # noqa: N801
@@ -203,7 +238,7 @@ class MIB_IF_ROW2(ctypes.Structure):  # noqa: N801
         ("PhysicalMediumType", LONG),
         ("AccessType", LONG),
         ("DirectionType", LONG),
-        ("InterfaceAndOperStatusFlags", BYTE),
+        ("InterfaceAndOperStatusFlags", _INTERFACE_FLAGS),
         ("OperStatus", LONG),
         ("AdminStatus", LONG),
         ("MediaConnectState", LONG),
@@ -268,8 +303,8 @@ class MIB_IPINTERFACE_ROW(ctypes.Structure):  # noqa: N801
         ("SupportsNeighborDiscovery", BOOLEAN),
         ("SupportsRouterDiscovery", BOOLEAN),
         ("ReachableTime", ULONG),
-        ("TransmitOffload", BYTE),
-        ("ReceiveOffload", BYTE),
+        ("TransmitOffload", NL_INTERFACE_OFFLOAD_ROD),
+        ("ReceiveOffload", NL_INTERFACE_OFFLOAD_ROD),
         ("DisableDefaultRoutes", BOOLEAN),
     ]
 
@@ -295,7 +330,7 @@ class MIB_UNICASTIPADDRESS_ROW(ctypes.Structure):  # noqa: N801
         ("SkipAsSource", BOOLEAN),
         ("DadState", LONG),
         ("ScopeId", SCOPE_ID),
-        ("CreationTimeStamp", ctypes.c_int64),
+        ("CreationTimeStamp", LARGE_INTEGER),
     ]
 
 
@@ -459,38 +494,38 @@ IP_ADAPTER_ADDRESSES_LH._fields_ = [
 ]
 
 _P = ctypes.POINTER
-_ROUTE = _P(MIB_IPFORWARD_ROW2)
-_INTERFACE = _P(MIB_IPINTERFACE_ROW)
-_UNICAST = _P(MIB_UNICASTIPADDRESS_ROW)
+_route = _P(MIB_IPFORWARD_ROW2)
+_interface = _P(MIB_IPINTERFACE_ROW)
+_unicast = _P(MIB_UNICASTIPADDRESS_ROW)
 
 PROTOTYPES: Final[dict[str, Prototype]] = {
     "GetIfEntry2": (NETIO_STATUS, (_P(MIB_IF_ROW2),)),
-    "GetIpInterfaceEntry": (NETIO_STATUS, (_INTERFACE,)),
-    "SetIpInterfaceEntry": (NETIO_STATUS, (_INTERFACE,)),
-    "InitializeIpInterfaceEntry": (None, (_INTERFACE,)),
+    "GetIpInterfaceEntry": (NETIO_STATUS, (_interface,)),
+    "SetIpInterfaceEntry": (NETIO_STATUS, (_interface,)),
+    "InitializeIpInterfaceEntry": (None, (_interface,)),
     "GetIpInterfaceTable": (NETIO_STATUS, (ADDRESS_FAMILY, _P(_P(MIB_IPINTERFACE_TABLE)))),
     "NotifyIpInterfaceChange": (
         NETIO_STATUS,
         (ADDRESS_FAMILY, PIPINTERFACE_CHANGE_CALLBACK, PVOID, BOOLEAN, _P(HANDLE)),
     ),
-    "CreateUnicastIpAddressEntry": (NETIO_STATUS, (_UNICAST,)),
-    "DeleteUnicastIpAddressEntry": (NETIO_STATUS, (_UNICAST,)),
-    "GetUnicastIpAddressEntry": (NETIO_STATUS, (_UNICAST,)),
-    "InitializeUnicastIpAddressEntry": (None, (_UNICAST,)),
+    "CreateUnicastIpAddressEntry": (NETIO_STATUS, (_unicast,)),
+    "DeleteUnicastIpAddressEntry": (NETIO_STATUS, (_unicast,)),
+    "GetUnicastIpAddressEntry": (NETIO_STATUS, (_unicast,)),
+    "InitializeUnicastIpAddressEntry": (None, (_unicast,)),
     "GetUnicastIpAddressTable": (NETIO_STATUS, (ADDRESS_FAMILY, _P(_P(MIB_UNICASTIPADDRESS_TABLE)))),
     "NotifyUnicastIpAddressChange": (
         NETIO_STATUS,
         (ADDRESS_FAMILY, PUNICAST_IPADDRESS_CHANGE_CALLBACK, PVOID, BOOLEAN, _P(HANDLE)),
     ),
-    "CreateIpForwardEntry2": (NETIO_STATUS, (_ROUTE,)),
-    "DeleteIpForwardEntry2": (NETIO_STATUS, (_ROUTE,)),
-    "GetIpForwardEntry2": (NETIO_STATUS, (_ROUTE,)),
-    "SetIpForwardEntry2": (NETIO_STATUS, (_ROUTE,)),
-    "InitializeIpForwardEntry": (None, (_ROUTE,)),
+    "CreateIpForwardEntry2": (NETIO_STATUS, (_route,)),
+    "DeleteIpForwardEntry2": (NETIO_STATUS, (_route,)),
+    "GetIpForwardEntry2": (NETIO_STATUS, (_route,)),
+    "SetIpForwardEntry2": (NETIO_STATUS, (_route,)),
+    "InitializeIpForwardEntry": (None, (_route,)),
     "GetIpForwardTable2": (NETIO_STATUS, (ADDRESS_FAMILY, _P(_P(MIB_IPFORWARD_TABLE2)))),
     "GetBestRoute2": (
         NETIO_STATUS,
-        (_P(NET_LUID), NET_IFINDEX, _P(SOCKADDR_INET), _P(SOCKADDR_INET), ULONG, _ROUTE, _P(SOCKADDR_INET)),
+        (_P(NET_LUID), NET_IFINDEX, _P(SOCKADDR_INET), _P(SOCKADDR_INET), ULONG, _route, _P(SOCKADDR_INET)),
     ),
     "NotifyRouteChange2": (NETIO_STATUS, (ADDRESS_FAMILY, PIPFORWARD_CHANGE_CALLBACK, PVOID, BOOLEAN, _P(HANDLE))),
     "CancelMibChangeNotify2": (NETIO_STATUS, (HANDLE,)),
