@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanparty.client import identity as module
-from lanparty.client.identity import MAX_FILE, decode_identity, encode_identity, hold_identity
+from lanparty.client import kept_posix as module
+from lanparty.client.identity import decode_identity, encode_identity, hold_identity
+from lanparty.client.kept import MAX_FILE
 from lanparty.ctrl.proof import Seed
 from lanparty.obs import files
 from lanparty.obs.errors import ExitStatus, UsageError
