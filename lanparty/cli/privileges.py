@@ -35,7 +35,7 @@ from lanparty.obs.errors import MachineError, UsageError
 from lanparty.obs.events import PRIVILEGES
 from lanparty.obs.log import log
 
-__all__ = ["Capability", "User", "drop", "find_user"]
+__all__ = ["Capability", "User", "drop", "find_user", "has"]
 
 
 class Capability(IntEnum):
@@ -82,6 +82,11 @@ def find_user(name: str) -> User:
     if os.geteuid() not in (0, entry.pw_uid):
         raise UsageError("Only root can change to another user: leave --user away, or run this as root.")
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def has(capability: Capability) -> bool:
+    """Whether this process has ``capability``, or can take it up. Linux only: elsewhere there are none."""
+    return sys.platform == "linux" and bool(_permitted() >> capability & 1)
 
 
 def drop(keep: Iterable[Capability] = (), *, user: User | None = None) -> None:

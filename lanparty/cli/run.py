@@ -14,7 +14,8 @@ with ``async def amain(options: argparse.Namespace, stop: trio.Event, service: S
 has put everything back after ``stop`` was set.
 
 Signals: the first SIGINT, SIGTERM or SIGHUP sets ``stop``; a second one ends the process at once, even when a plain
-function hangs, which is why these are handlers of the process and not trio's receiver.
+function hangs, which is why these are handlers of the process and not trio's receiver. A window that is closed counts
+as a signal.
 
 A role that can reload (``reloads=True``) is told so by SIGHUP instead. But a program that was started in a terminal
 ends with it, as people expect: SIGHUP while that terminal is gone stops a role of either kind.
@@ -40,6 +41,7 @@ import lanparty
 from lanparty.cli.options import parse
 from lanparty.cli.process import prepare
 from lanparty.cli.service import Service
+from lanparty.cli.window import stopping_with_the_window
 from lanparty.obs.errors import (
     ConnectionFailedError,
     ExitStatus,
@@ -137,16 +139,16 @@ def _run(
         signals.attach(stop)
         return await amain(options, stop, service)
 
-    with service.connected():
+    with stopping_with_the_window(signals.window_closed), service.connected():
         try:
             with signals.installed():
                 status = trio.run(watched)
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the last resort: a person gets one line instead of a traceback
             return _report(options, parser.prog, error, file)
-    if status:
-        return status
-    log(STOPPED)
-    return ExitStatus.OK
+        if status:
+            return status
+        log(STOPPED)
+        return ExitStatus.OK
 
 
 class _StopSignals:
@@ -183,6 +185,15 @@ class _StopSignals:
         self._token = trio.lowlevel.current_trio_token()
         if self._first_at is not None:
             self._set()
+
+    def window_closed(self) -> None:
+        """The program's window is closed. May be called in any thread."""
+        if self._first_at is None:
+            self._first_at = time.monotonic()
+            self._name = "the window was closed"
+            if self._token is not None:
+                with suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self._set)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -157,7 +157,7 @@ def _password(file: Path | None, environment: Mapping[str, str]) -> str | None:
     """Read the room's password, from the file before the variable; None for no password. Raises UsageError."""
     if file is None:
         text = environment.get(PASSWORD_VARIABLE)
-        return None if text is None else _check_password(text, f"The variable {PASSWORD_VARIABLE}")
+        return None if text is None else check_password(text, f"The variable {PASSWORD_VARIABLE}")
     try:
         with file.open("rb") as stream:
             mode = os.fstat(stream.fileno()).st_mode
@@ -169,15 +169,16 @@ def _password(file: Path | None, environment: Mapping[str, str]) -> str | None:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"The password file {file} is not UTF-8 text: give another one.") from None
-    if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+    # Windows has access lists, and no such bits: Python makes them up there.
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         log(events.UPLINK_PASSWORD_READABLE, file=str(file))
     # Editors end the line, and some begin the file with a mark of their own.
-    return _check_password(
+    return check_password(
         text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r"), f"The password file {file}"
     )
 
 
-def _check_password(text: str, where: str) -> str:
+def check_password(text: str, where: str) -> str:
     """Give a password that can be one. ``where`` begins the sentence, which must not hold a part of it."""
     if not text:
         raise UsageError(f"{where} is empty: write the room's password there, or leave it out for a room without one.")

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 
 import pytest
 import structlog
@@ -284,3 +285,20 @@ def test_a_log_file_has_the_traceback_of_what_nobody_expected(tmp_path, capsys):
 def test_a_log_file_that_cannot_be_is_a_usage_error(tmp_path, capsys):
     assert run(nothing, "--log-file", str(tmp_path)) == 2
     assert "--log-file" in last_line(capsys)
+
+
+def test_a_window_that_is_closed_is_a_signal(monkeypatch, capsys):
+    stops = []
+
+    @contextmanager
+    def window(stop):
+        stops.append(stop)
+        yield
+        assert capsys.readouterr().err.endswith("Stopped.\n")  # the window waits for this
+
+    async def amain(_options, stop, _service):
+        await trio.to_thread.run_sync(stops[0])
+        await stop.wait()
+
+    monkeypatch.setattr("lanparty.cli.run.stopping_with_the_window", window)
+    assert run(amain) == 0
