@@ -1,6 +1,8 @@
 """What a running program has changed on this machine, on disk, so that a crash can be put right.
 
-Owns: the journal files, who wrote them and whether that program still runs, and what each kind of change looks like.
+Owns: the journal files, who wrote them and whether that program still runs, which of them are gone through after a
+crash (`undo_left_behind`), and what each kind of change looks like on Linux. Windows has changes and owners of its own
+(windows/transaction.py, windows/ownership.py) and shares all the rest.
 Must not know: how a change is made (pin.py, dns.py) or undone (repair.py).
 
 The order is always: write the change down, make the change; undo the change, strike it out. A crash at any point leaves
@@ -28,27 +30,34 @@ import json
 import os
 import secrets
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
 from lanparty.obs.errors import MachineError
-from lanparty.obs.files import atomic_write
+from lanparty.obs.files import atomic_write, sweep
 
 __all__ = [
     "Change",
+    "ChangeLog",
     "FileContent",
     "FileReplaced",
     "Journal",
     "JournalError",
     "Owner",
     "RouteAdded",
+    "decode_change",
+    "integer_of",
     "journals",
+    "object_of",
     "read_journal",
     "state_directory",
+    "string_of",
+    "undo_left_behind",
 ]
 
 VERSION: Final = 1
@@ -91,6 +100,7 @@ class FileReplaced:
 
 
 Change = RouteAdded | FileReplaced
+C = TypeVar("C")
 
 
 @attrs.frozen
@@ -133,51 +143,60 @@ def process_started(pid: int) -> int | None:
 def state_directory() -> Path:
     """Where journals are: what the service manager gives (``$RUNTIME_DIRECTORY``), else ``/run/lanparty``, else
     ``$XDG_RUNTIME_DIR/lanparty``, else ``lanparty-UID`` in the temporary directory. Made with mode 0700 where missing.
+    On Windows: see windows/ownership.py.
 
     A directory that is a symbolic link, or belongs to somebody else, is not used: what is in it makes a later run
     change routes. Raises :class:`MachineError` when none can be used.
     """
-    places = [Path("/run/lanparty")]
-    if os.environ.get("RUNTIME_DIRECTORY"):
-        # The manager's own choice, which for a dynamic user is a link into a directory that only it can write.
-        places.insert(0, Path(os.environ["RUNTIME_DIRECTORY"].partition(":")[0]).resolve())
-    if os.environ.get("XDG_RUNTIME_DIR"):
-        places.append(Path(os.environ["XDG_RUNTIME_DIR"]) / "lanparty")
-    places.append(Path(tempfile.gettempdir()) / f"lanparty-{os.getuid()}")
-    for place in places:
-        if _usable(place):
-            return place
-    tried = ", ".join(str(place) for place in places)
-    raise MachineError(f"cannot keep the list of what this program changes: none of {tried} can be written")
+    if sys.platform == "win32":
+        from lanparty.link.windows.ownership import windows_state_directory
+
+        return windows_state_directory()
+    else:
+        places = [Path("/run/lanparty")]
+        if os.environ.get("RUNTIME_DIRECTORY"):
+            # The manager's own choice, which for a dynamic user is a link into a directory that only it can write.
+            places.insert(0, Path(os.environ["RUNTIME_DIRECTORY"].partition(":")[0]).resolve())
+        if os.environ.get("XDG_RUNTIME_DIR"):
+            places.append(Path(os.environ["XDG_RUNTIME_DIR"]) / "lanparty")
+        places.append(Path(tempfile.gettempdir()) / f"lanparty-{os.getuid()}")
+        for place in places:
+            if _usable(place):
+                return place
+        tried = ", ".join(str(place) for place in places)
+        raise MachineError(f"cannot keep the list of what this program changes: none of {tried} can be written")
 
 
-def _usable(directory: Path) -> bool:
-    try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        found = directory.lstat()
-    except OSError:
-        return False
-    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
-    return private and os.access(directory, os.W_OK | os.X_OK)
+if sys.platform != "win32":
+
+    def _usable(directory: Path) -> bool:
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            found = directory.lstat()
+        except OSError:
+            return False
+        private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+        return private and os.access(directory, os.W_OK | os.X_OK)
 
 
-class Journal:
+class ChangeLog(Generic[C]):
     """The changes of this process. Synchronous: a record is on disk when ``record`` returns.
 
-    ``path`` exists only while there are changes.
+    ``path`` exists only while there are changes. ``encode_change`` gives what of a change is kept: a JSON object.
     """
 
-    def __init__(self, directory: Path, owner: Owner | None = None) -> None:
-        self.owner = owner or Owner.current()
+    def __init__(self, directory: Path, owner: Owner, encode_change: Callable[[C], Mapping[str, Any]]) -> None:
+        self.owner = owner
         self.path = directory / f"{self.owner.pid}-{secrets.token_hex(4)}{SUFFIX}"
-        self._changes: list[Change] = []
+        self._encode_change = encode_change
+        self._changes: list[C] = []
 
     @property
-    def changes(self) -> tuple[Change, ...]:
+    def changes(self) -> tuple[C, ...]:
         """What is recorded now, oldest first."""
         return tuple(self._changes)
 
-    def record(self, change: Change) -> None:
+    def record(self, change: C) -> None:
         """Write ``change`` down. Call it before making the change.
 
         Raises :class:`MachineError` when it cannot be written: then do not make the change.
@@ -186,7 +205,7 @@ class Journal:
             self._write([*self._changes, change])
             self._changes.append(change)
 
-    def forget(self, change: Change) -> None:
+    def forget(self, change: C) -> None:
         """Strike ``change`` out, after it was undone (or was not made). Unknown changes are ignored.
 
         A failure to write is no failure here: the journal then lists too much, which repair takes for what it is.
@@ -198,6 +217,24 @@ class Journal:
             self._write(self._changes)
         except MachineError:
             return
+
+    def _write(self, changes: list[C]) -> None:
+        try:
+            if changes:
+                atomic_write(self.path, _encode(self.owner, [self._encode_change(change) for change in changes]), 0o600)
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise MachineError(
+                f"cannot write {self.path} ({error.strerror}); it is needed to undo changes after a crash"
+            ) from error
+
+
+class Journal(ChangeLog[Change]):
+    """The changes of this process, on Linux."""
+
+    def __init__(self, directory: Path, owner: Owner | None = None) -> None:
+        super().__init__(directory, owner or Owner.current(), _encode_change)
 
     def of_others(self) -> Iterator[tuple[Owner, list[Change]]]:
         """What other running programs have recorded in the same directory. A file that cannot be read is left out."""
@@ -211,26 +248,14 @@ class Journal:
             if owner.is_alive(self.owner):
                 yield owner, changes
 
-    def _write(self, changes: list[Change]) -> None:
-        try:
-            if changes:
-                atomic_write(self.path, encode(self.owner, changes), mode=0o600)
-            else:
-                self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise MachineError(
-                f"cannot write {self.path} ({error.strerror}); it is needed to undo changes after a crash"
-            ) from error
-
 
 def encode(owner: Owner, changes: list[Change]) -> bytes:
     """The content of a journal file."""
-    document = {
-        "version": VERSION,
-        "owner": attrs.asdict(owner),
-        "changes": [_encode_change(change) for change in changes],
-    }
-    return json.dumps(document, indent=1).encode()
+    return _encode(owner, [_encode_change(change) for change in changes])
+
+
+def _encode(owner: Owner, changes: Sequence[Mapping[str, Any]]) -> bytes:
+    return json.dumps({"version": VERSION, "owner": attrs.asdict(owner), "changes": changes}, indent=1).encode()
 
 
 def journals(directory: Path) -> list[Path]:
@@ -240,30 +265,90 @@ def journals(directory: Path) -> list[Path]:
 
 def read_journal(path: Path) -> tuple[Owner, list[Change]]:
     """Read a journal file of any program. Raises :class:`JournalError` (damaged) or ``OSError`` (unreadable)."""
+    return _read(path, decode_change)
+
+
+def _read(path: Path, decode_change: Callable[[Mapping[str, Any]], C]) -> tuple[Owner, list[C]]:
     with path.open("rb") as file:
         data = file.read(MAX_SIZE + 1)
-    return decode_untrusted(data)
+    return _decode_untrusted(data, decode_change)
 
 
 def decode_untrusted(data: bytes) -> tuple[Owner, list[Change]]:
     """Parse the content of a journal file. Raises :class:`JournalError`."""
+    return _decode_untrusted(data, decode_change)
+
+
+def _decode_untrusted(data: bytes, decode_change: Callable[[Mapping[str, Any]], C]) -> tuple[Owner, list[C]]:
     if len(data) > MAX_SIZE:
         raise JournalError("it is too large")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise JournalError("it is not JSON") from error
-    table = _object(document)
+    table = object_of(document)
     if table.get("version") != VERSION:
         raise JournalError("it is of another version")
-    owner = _object(table.get("owner"))
+    owner = object_of(table.get("owner"))
     changes = table.get("changes")
     if not isinstance(changes, list):
         raise JournalError("it has no list of changes")
     return (
-        Owner(_integer(owner, "pid"), _integer(owner, "started"), _string(owner, "boot"), _integer(owner, "netns")),
-        [_decode_change(_object(change)) for change in changes],
+        Owner(
+            integer_of(owner, "pid"), integer_of(owner, "started"), string_of(owner, "boot"), integer_of(owner, "netns")
+        ),
+        [decode_change(object_of(change)) for change in changes],
     )
+
+
+async def undo_left_behind(
+    directory: Path,
+    *,
+    decode_change: Callable[[Mapping[str, Any]], C],
+    concerns_us: Callable[[Owner], bool],
+    undo: Callable[[C, Owner], Awaitable[str | None]],
+) -> list[str]:
+    """Go through the journals in ``directory``, and undo what those say that concern us: of dead runs.
+
+    Each change, the latest first, is given to ``undo``, which says what it did, or None; where it raises OSError or
+    MachineError, the journal stays. Returns one sentence part for each thing done or found, for the log. Never raises
+    for a journal's content.
+    """
+    done: list[str] = []
+    for path in journals(directory):
+        try:
+            owner, changes = _read(path, decode_change)
+        except FileNotFoundError:
+            continue  # its program ended just now
+        except JournalError as error:
+            done.append(_move_aside(path, str(error)))
+            continue
+        except OSError as error:
+            done.append(f"could not read {path}: {error.strerror}")
+            continue
+        if not concerns_us(owner):
+            continue
+        finished = True
+        for change in reversed(changes):
+            try:
+                text = await undo(change, owner)
+            except (OSError, MachineError) as error:
+                finished = False
+                text = f"could not undo a change of {path}: {error}"
+            if text is not None:
+                done.append(text)
+        if finished:
+            path.unlink(missing_ok=True)
+    sweep(directory, f"*{SUFFIX}")
+    return done
+
+
+def _move_aside(path: Path, reason: str) -> str:
+    try:
+        path.replace(path.with_name(path.name + ".damaged"))
+    except OSError as error:
+        return f"{path} cannot be understood ({reason}) and not be moved ({error.strerror})"
+    return f"{path} cannot be understood ({reason}); moved it aside, so what that run changed may still be there"
 
 
 def _encode_change(change: Change) -> dict[str, Any]:
@@ -280,21 +365,22 @@ def _encode_change(change: Change) -> dict[str, Any]:
             return {"kind": "file", "path": change.path, "before": before, "after": change.after}
 
 
-def _decode_change(table: Mapping[str, Any]) -> Change:
+def decode_change(table: Mapping[str, Any]) -> Change:
+    """Parse one change of a journal. Raises JournalError."""
     match table.get("kind"):
         case "route":
-            gateway = None if table.get("gateway") is None else _string(table, "gateway")
-            destination = _string(table, "destination")
+            gateway = None if table.get("gateway") is None else string_of(table, "gateway")
+            destination = string_of(table, "destination")
             try:
                 ipaddress.ip_network(destination)
                 if gateway is not None:
                     ipaddress.ip_address(gateway)
             except ValueError as error:
                 raise JournalError("it has a route without an address") from error
-            return RouteAdded(destination, _string(table, "interface"), gateway, _integer(table, "metric"))
+            return RouteAdded(destination, string_of(table, "interface"), gateway, integer_of(table, "metric"))
         case "file":
             return FileReplaced(
-                _string(table, "path"), _decode_content(_object(table.get("before"))), _string(table, "after")
+                string_of(table, "path"), _decode_content(object_of(table.get("before"))), string_of(table, "after")
             )
     raise JournalError("it has a change of an unknown kind")
 
@@ -304,30 +390,33 @@ def _decode_content(table: Mapping[str, Any]) -> FileContent:
         case "absent":
             return FileContent()
         case "symlink":
-            return FileContent(target=_string(table, "target"))
+            return FileContent(target=string_of(table, "target"))
         case "file":
             try:
                 data = base64.b64decode(table.get("data", 0), validate=True)
             except (TypeError, ValueError) as error:  # not a text, not base64
                 raise JournalError("it has a damaged backup") from error
-            return FileContent(data=data, mode=_integer(table, "mode") & 0o777)
+            return FileContent(data=data, mode=integer_of(table, "mode") & 0o777)
     raise JournalError("it has a backup of an unknown kind")
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def object_of(value: Any) -> Mapping[str, Any]:
+    """Give a part of a journal that has to be an object. Raises JournalError."""
     if not isinstance(value, dict):
         raise JournalError("a part of it is not what it should be")
     return value
 
 
-def _integer(table: Mapping[str, Any], key: str) -> int:
+def integer_of(table: Mapping[str, Any], key: str) -> int:
+    """Give a part of a journal that has to be a number, not negative. Raises JournalError."""
     value = table.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
         raise JournalError(f"its {key} is not a number")
     return value
 
 
-def _string(table: Mapping[str, Any], key: str) -> str:
+def string_of(table: Mapping[str, Any], key: str) -> str:
+    """Give a part of a journal that has to be a text, not empty. Raises JournalError."""
     value = table.get(key)
     if not isinstance(value, str) or not value or "\x00" in value:
         raise JournalError(f"its {key} is not a text")

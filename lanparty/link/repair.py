@@ -18,21 +18,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lanparty.link import journal
 from lanparty.link.dns import put_back
-from lanparty.link.journal import (
-    SUFFIX,
-    Change,
-    FileReplaced,
-    JournalError,
-    Owner,
-    RouteAdded,
-    journals,
-    read_journal,
-)
+from lanparty.link.journal import Change, FileReplaced, Owner, RouteAdded
 from lanparty.link.netlink import Netlink, NetlinkMissing
 from lanparty.link.veth import remove_leftovers
 from lanparty.obs.errors import MachineError
-from lanparty.obs.files import sweep
 
 __all__ = ["repair"]
 
@@ -45,35 +36,21 @@ async def repair(directory: Path, netlink: Netlink, *, here: Owner | None = None
     """
     here = here or Owner.current()
     done = await _remove_adapters(netlink)
-    for path in journals(directory):
-        try:
-            owner, changes = read_journal(path)
-        except FileNotFoundError:
-            continue  # its program ended just now
-        except JournalError as error:
-            done.append(_move_aside(path, str(error)))
-            continue
-        except OSError as error:
-            done.append(f"could not read {path}: {error.strerror}")
-            continue
-        rebooted = owner.boot != here.boot
-        if owner.is_alive(here) or (not rebooted and owner.netns != here.netns):
-            continue
-        finished = True
-        for change in reversed(changes):
-            if rebooted and not isinstance(change, FileReplaced):
-                continue
-            try:
-                text = await _undo(change, netlink)
-            except (OSError, MachineError) as error:
-                finished = False
-                text = f"could not undo a change of {path}: {error}"
-            if text is not None:
-                done.append(text)
-        if finished:
-            path.unlink(missing_ok=True)
-    sweep(directory, f"*{SUFFIX}")
-    return done
+
+    def rebooted(owner: Owner) -> bool:
+        return owner.boot != here.boot
+
+    async def undo(change: Change, owner: Owner) -> str | None:
+        if rebooted(owner) and not isinstance(change, FileReplaced):
+            return None
+        return await _undo(change, netlink)
+
+    return done + await journal.undo_left_behind(
+        directory,
+        decode_change=journal.decode_change,
+        concerns_us=lambda owner: not owner.is_alive(here) and (rebooted(owner) or owner.netns == here.netns),
+        undo=undo,
+    )
 
 
 async def _remove_adapters(netlink: Netlink) -> list[str]:
@@ -111,11 +88,3 @@ async def _undo_route(change: RouteAdded, netlink: Netlink) -> str | None:
     except NetlinkMissing:
         return None
     return f"removed the route to {change.destination} by {change.interface}"
-
-
-def _move_aside(path: Path, reason: str) -> str:
-    try:
-        path.replace(path.with_name(path.name + ".damaged"))
-    except OSError as error:
-        return f"{path} cannot be understood ({reason}) and not be moved ({error.strerror})"
-    return f"{path} cannot be understood ({reason}); moved it aside, so what that run changed may still be there"

@@ -26,6 +26,7 @@ _P = ctypes.POINTER
 VTABLES: Final[dict[str, dict[str, Slot]]] = {
     "INetworkListManager": {
         "Release": (2, (ULONG, (PVOID,))),
+        "GetNetwork": (8, (HRESULT, (PVOID, GUID, _P(PVOID)))),
         "GetNetworkConnections": (9, (HRESULT, (PVOID, _P(PVOID)))),
     },
     "IEnumNetworkConnections": {
