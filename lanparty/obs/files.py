@@ -8,6 +8,11 @@ Must not know: what is in the file.
 
 The temporary file stays locked (flock) as long as its writer lives: so the next writer of the same file can tell what
 may go. It may hold a key, so it should not lie around.
+
+Windows differs in four points. The file is closed before it is renamed, as open files cannot be; so what may go is told
+by its age. A virus scanner or a backup that has the old file open delays the rename, which is tried again for half a
+second. There are no permission bits: a file has the access list of its directory. And there is no fsync of a directory:
+NTFS writes a rename to its own journal first.
 """
 
 from __future__ import annotations
@@ -17,12 +22,22 @@ import glob
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["atomic_write", "sweep"]
+__all__ = ["atomic_write", "replace_patiently", "sweep"]
+
+_PAUSES: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
+"""Seconds between tries to replace a file that another program has open: half a second in all. Scanners let go of a
+small file within milliseconds; whoever does not has it open for longer than a player should wait."""
+
+_LEFTOVER_AGE: Final = 60.0
+"""Seconds after which, on Windows, a temporary file has no writer any more: writing takes milliseconds."""
 
 
 def atomic_write(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -38,18 +53,38 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o644) -> None:
     descriptor, temporary = _temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _keep_owner(path, file.fileno())
-            os.fchmod(file.fileno(), mode) if hasattr(os, "fchmod") else temporary.chmod(mode)
+            if sys.platform != "win32":
+                _keep_owner(path, file.fileno())
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             # Before the rename: else a power cut could leave the new name with no content.
             os.fsync(file.fileno())
-            temporary.replace(path)
+            if sys.platform != "win32":
+                temporary.replace(path)  # while it is locked
+        if sys.platform == "win32":
+            replace_patiently(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_directory(path.parent)
+    if sys.platform != "win32":
+        _sync_directory(path.parent)
+
+
+def replace_patiently(source: Path, target: Path, *, pause: Callable[[float], None] = time.sleep) -> None:
+    """Rename ``source`` to ``target``, as Windows needs it: again and again while somebody has ``target`` open.
+
+    Raises PermissionError when it stays open, or this program may not write there; other OSErrors at once.
+    """
+    for seconds in _PAUSES:
+        try:
+            source.replace(target)
+        except PermissionError:  # ERROR_SHARING_VIOLATION and ERROR_ACCESS_DENIED, which cannot be told apart for sure
+            pause(seconds)
+        else:
+            return
+    source.replace(target)
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
@@ -66,35 +101,36 @@ def _temporary(path: Path) -> tuple[int, Path]:
 
 def sweep(directory: Path, name: str) -> None:
     """Remove the temporary files of writers that are no more; ``name`` is that of their file, or a pattern."""
-    if sys.platform == "win32":
-        return
     for leftover in directory.glob(f".{name}.*.tmp"):
         with contextlib.suppress(OSError):  # in use, or not ours to remove
-            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                leftover.unlink()
-            finally:
-                os.close(descriptor)
+            if sys.platform == "win32":
+                if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE:
+                    leftover.unlink()
+            else:
+                descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    leftover.unlink()
+                finally:
+                    os.close(descriptor)
 
 
-def _keep_owner(path: Path, descriptor: int) -> None:
-    if sys.platform == "win32":
-        return
-    with contextlib.suppress(OSError):  # no old file, or not allowed: then it is ours
-        old, new = path.lstat(), os.fstat(descriptor)
-        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-            os.fchown(descriptor, old.st_uid, old.st_gid)
+if sys.platform != "win32":
 
+    def _keep_owner(path: Path, descriptor: int) -> None:
+        with contextlib.suppress(OSError):  # no old file, or not allowed: then it is ours
+            old, new = path.lstat(), os.fstat(descriptor)
+            if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+                os.fchown(descriptor, old.st_uid, old.st_gid)
 
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in ``directory`` survive a power cut, where the system offers that."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:
-        return  # Windows cannot open directories; a directory may be searchable but not readable.
-    try:
-        with contextlib.suppress(OSError):  # Some file systems cannot sync a directory; the data itself is safe.
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _sync_directory(directory: Path) -> None:
+        """Make a rename in ``directory`` survive a power cut, where the system offers that."""
+        try:
+            descriptor = os.open(directory, os.O_RDONLY)
+        except OSError:
+            return  # A directory may be searchable but not readable.
+        try:
+            with contextlib.suppress(OSError):  # Some file systems cannot sync a directory; the data itself is safe.
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lanparty.obs.files import atomic_write, sweep
+from lanparty.obs.files import atomic_write, replace_patiently, sweep
 
 
 def test_replaces_content_and_sets_the_mode(tmp_path):
@@ -100,3 +100,47 @@ def test_a_file_keeps_its_owner(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fchown", lambda _descriptor, *owner: given.append(owner))
     atomic_write(file, b"new", 0o600)
     assert given == [(1000, 100)]
+
+
+class HeldOpen:
+    """A file that Windows does not replace while another program has it open."""
+
+    def __init__(self, monkeypatch, times):
+        self.left, self.paused = times, []
+        replace = Path.replace
+
+        def refuse(source, target):
+            if self.left:
+                self.left -= 1
+                raise PermissionError(13, "The process cannot access the file")
+            return replace(source, target)
+
+        monkeypatch.setattr(Path, "replace", refuse)
+
+
+def test_a_file_that_a_scanner_has_open_is_replaced_when_it_lets_go(tmp_path, monkeypatch):
+    source, target = tmp_path / "new", tmp_path / "file"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    held = HeldOpen(monkeypatch, 4)
+    replace_patiently(source, target, pause=held.paused.append)
+    assert target.read_bytes() == b"new"
+    assert held.paused == [0.001, 0.002, 0.004, 0.008]
+
+
+def test_a_file_that_stays_open_is_reported_after_half_a_second(tmp_path, monkeypatch):
+    source, target = tmp_path / "new", tmp_path / "file"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    held = HeldOpen(monkeypatch, 1000)
+    with pytest.raises(PermissionError):
+        replace_patiently(source, target, pause=held.paused.append)
+    assert target.read_bytes() == b"old"
+    assert sum(held.paused) == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_does_not_help_to_wait_for_is_reported_at_once(tmp_path):
+    paused = []
+    with pytest.raises(FileNotFoundError):
+        replace_patiently(tmp_path / "missing", tmp_path / "file", pause=paused.append)
+    assert paused == []

@@ -79,7 +79,7 @@ def _key_log() -> TextIO | None:
     path = os.environ.get("SSLKEYLOGFILE")
     if path and _key_log_file is None:
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
             raise UsageError(f"Cannot write TLS secrets to {path} (SSLKEYLOGFILE): {error.strerror}.") from error
         _key_log_file = os.fdopen(descriptor, "a", encoding="ascii")
