@@ -71,17 +71,20 @@ class User:
 
 def find_user(name: str) -> User:
     """The user ``name``. Raises UsageError: no such user, or this process may not become another."""
-    if sys.platform != "linux":
-        raise UsageError("--user is for Linux only.")
-    import pwd  # not on Windows, where this module is imported as well
+    if sys.platform == "linux":
+        import pwd  # not on Windows, where this module is imported as well
 
-    try:
-        entry = pwd.getpwnam(name)
-    except (KeyError, ValueError):
-        raise UsageError(f"There is no user {name!r} on this machine: make it, or give another with --user.") from None
-    if os.geteuid() not in (0, entry.pw_uid):
-        raise UsageError("Only root can change to another user: leave --user away, or run this as root.")
-    return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        try:
+            entry = pwd.getpwnam(name)
+        except (KeyError, ValueError):
+            raise UsageError(
+                f"There is no user {name!r} on this machine: make it, or give another with --user."
+            ) from None
+        if os.geteuid() not in (0, entry.pw_uid):
+            raise UsageError("Only root can change to another user: leave --user away, or run this as root.")
+        return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
+    else:
+        raise UsageError("--user is for Linux only.")
 
 
 def has(capability: Capability) -> bool:
@@ -95,16 +98,16 @@ def drop(keep: Iterable[Capability] = (), *, user: User | None = None) -> None:
     What of ``keep`` the process does not have it does not get. Raises MachineError where the kernel refuses. Where
     there are no capabilities (another system than Linux) nothing happens.
     """
-    if sys.platform != "linux":
-        return
+    if sys.platform == "linux":
+        _drop(frozenset(keep), user)
+
+
+def _drop(kept: frozenset[Capability], user: User | None) -> None:
     _require_one_thread()
-    kept = frozenset(keep)
     try:
         _shrink_bounding_set(kept)
-        if user is not None and os.geteuid() != user.uid:
-            os.initgroups(user.name, user.gid)
-            os.setgid(user.gid)
-            os.setuid(user.uid)
+        if user is not None:
+            _become(user)
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
         permitted = _permitted() & sum(1 << capability for capability in kept)
         _set(permitted)
@@ -116,6 +119,13 @@ def drop(keep: Iterable[Capability] = (), *, user: User | None = None) -> None:
         ) from error
     names = ", ".join(f"CAP_{capability.name}" for capability in sorted(kept) if permitted >> capability & 1)
     log(PRIVILEGES, kept=names, user=None if user is None else user.name)
+
+
+def _become(user: User) -> None:
+    if sys.platform == "linux" and os.geteuid() != user.uid:
+        os.initgroups(user.name, user.gid)
+        os.setgid(user.gid)
+        os.setuid(user.uid)
 
 
 def _require_one_thread() -> None:

@@ -32,9 +32,8 @@ any; each look costs 1 to 10 ms where a relay has many members, which a game wou
 def prepare() -> None:
     """Set the thresholds; where the C library has none, nothing happens."""
     gc.set_threshold(_GARBAGE_AFTER, 20, 100)
-    if sys.platform != "linux":
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(_M_TRIM_THRESHOLD, _KEEP)
-        library.mallopt(_M_MMAP_THRESHOLD, _MMAP_ABOVE)
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "gnu_get_libc_version"):
+            library.mallopt(_M_TRIM_THRESHOLD, _KEEP)
+            library.mallopt(_M_MMAP_THRESHOLD, _MMAP_ABOVE)

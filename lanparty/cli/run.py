@@ -219,12 +219,15 @@ class _StopSignals:
 
 
 def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal: one that hung up is none (tty_ioctl(4))."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except (OSError, AttributeError):  # Windows has no such thing
+    """Whether this process has a controlling terminal: one that hung up is none (tty_ioctl(4)); Windows has none."""
+    if sys.platform == "win32":
         return False
-    return True
+    else:
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        except OSError:
+            return False
+        return True
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -24,6 +24,7 @@ import argparse
 import contextlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -62,6 +63,14 @@ ReadOptions = Callable[[], argparse.Namespace]
 """Reads command line and configuration file again. Raises UsageError."""
 
 
+def _notify_socket() -> socket.socket | None:
+    """A socket for datagrams to a manager; None: this system has no such managers."""
+    if sys.platform == "linux":
+        return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    else:
+        return None
+
+
 class Service:
     """The manager's end of this process. ``Service()`` has no manager and changes nothing of the process."""
 
@@ -96,11 +105,12 @@ class Service:
     @contextmanager
     def connected(self) -> Iterator[None]:
         """Tell the manager what the log says, inside."""
-        if self._address is None or self._address[:1] not in ("/", "@"):
+        given = self._address is not None and self._address[:1] in ("/", "@")
+        sock = _notify_socket() if given else None
+        if sock is None:
             yield
             return
-        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        with socket.socket(socket.AF_UNIX, kind) as self._socket, listening(self._heard):
+        with sock as self._socket, listening(self._heard):
             yield
 
     # --- what the roles call --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ needs each of it but once.
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -55,14 +56,18 @@ class FrameListener:
 @contextmanager
 def open_listener(ethertype: int) -> Iterator[FrameListener | None]:
     """A listener for frames of ``ethertype``; None where this program may not have one, or the system has none."""
-    sock = None
-    if hasattr(socket, "AF_PACKET"):
-        with suppress(OSError):
-            kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-            sock = socket.socket(socket.AF_PACKET, kind, socket.htons(ethertype))
+    sock = _packet_socket(ethertype)
     if sock is None:
         yield None
         return
     with sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LISTEN_BUFFER)
         yield FrameListener(sock)
+
+
+def _packet_socket(ethertype: int) -> socket.socket | None:
+    if sys.platform == "linux":
+        with suppress(OSError):
+            kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            return socket.socket(socket.AF_PACKET, kind, socket.htons(ethertype))
+    return None  # Windows has such sockets only with a driver of somebody else's (Npcap).

@@ -3,8 +3,10 @@
 Owns: the arithmetic of two clocks. Pure: the clocks' readings are arguments.
 Must not know: what is done about it (`lanparty.uplink.watch`).
 
-CLOCK_MONOTONIC stands still while the machine sleeps, CLOCK_BOOTTIME goes on. So a step of the difference is a sleep,
-and a monotonic step much longer than was asked for is a program that was stopped (SIGSTOP, a paused virtual machine).
+Linux: CLOCK_MONOTONIC stands still while the machine sleeps, CLOCK_BOOTTIME goes on. So a step of the difference is a
+sleep, and a monotonic step much longer than was asked for is a program that was stopped (SIGSTOP, a paused virtual
+machine). Windows: its tick count goes on, and Python's monotonic clock may (GetTickCount64 before Python 3.13, then the
+performance counter), so a sleep looks like a program that was stopped. What is done about the two is the same.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Must not know: what is done about it.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
@@ -18,6 +19,9 @@ import trio
 from lanparty.link.machine import Underlay, Way
 from lanparty.uplink.gap import GapWatch
 from lanparty.uplink.tick import TICK, next_tick
+
+if sys.platform == "win32":
+    from lanparty.link.windows.winapi.kernel32 import KERNEL32
 
 __all__ = ["NetworkWatch", "Path", "UnderlayWatch", "judge", "watch_gaps"]
 
@@ -113,9 +117,14 @@ async def _burst(changes: AsyncIterator[object]) -> None:
 
 
 def boottime() -> float:
-    """Give seconds on a clock that goes on while the machine sleeps, where the platform has one."""
-    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+    """Give seconds on a clock that goes on while the machine sleeps, where the system has one."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    elif sys.platform == "win32":
+        # In steps of 10 to 16 ms. Sleep and hibernation count (sysinfoapi.h), whatever Python's own clock does.
+        return float(KERNEL32.GetTickCount64()) / 1000
+    else:
+        return time.monotonic()
 
 
 async def watch_gaps(
