@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import nox
 from nox.command import CommandFailed
@@ -37,6 +37,12 @@ REAL_TOOLS = {
     "udhcpc": "udhcpc",
 }
 
+# They bring mingw-w64's headers, which our declarations of Windows' functions are held against.
+WINDOWS_COMPILERS = {
+    "i686-w64-mingw32-gcc": "gcc-mingw-w64-i686",
+    "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
+}
+
 WORKERS = 2
 """Processes that run tests at once: what CI's machines have cores."""
 
@@ -54,9 +60,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types: mypy --strict over the package and this file."""
+    """Types: mypy --strict over the package and this file, once as Linux sees them and once as Windows does."""
     session.install("-e", ".[lint]", "nox")
-    session.run("mypy")
+    session.run("mypy", "--platform", "linux")
+    session.run("mypy", "--platform", "win32")
 
 
 @nox.session
@@ -76,6 +83,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that needs no network interface but loopback, and is not the session `guard`'s."""
+    _need(session, WINDOWS_COMPILERS)
     session.install("-e", ".[test]")
     everything = ["-m", "not (lan or guard or faults or slow)", "--ignore=tests/docs", "--ignore=tests/guard"]
     session.run("pytest", f"--numprocesses={WORKERS}", *everything, *session.posargs)
@@ -130,13 +138,18 @@ def lan_without(session: nox.Session) -> None:
 
 
 def _prepare_lan(session: nox.Session) -> None:
-    missing = sorted({package for tool, package in REAL_TOOLS.items() if not _find(tool)})
+    _need(session, REAL_TOOLS)
+    session.install("-e", ".[test]")
+
+
+def _need(session: nox.Session, tools: Mapping[str, str]) -> None:
+    """Say which Debian packages are missing; in CI that ends the session."""
+    missing = sorted({package for tool, package in tools.items() if not _find(tool)})
     if missing:
         hint = f"install what is missing first: apt-get install {' '.join(missing)}"
         if os.environ.get("CI") or os.environ.get("LANPARTY_LAN_REQUIRED"):
             session.error(hint)
         session.warn(f"some tests will be skipped; {hint}")
-    session.install("-e", ".[test]")
 
 
 def _run_lan(session: nox.Session, *arguments: str, without: Sequence[str] = (), marked: str = "lan") -> None:

@@ -13,8 +13,10 @@ module itself defines (not what it imports), by these conventions:
     NAME: Final = 5                                 an int is a macro, or a member of an enumeration
     NAME = ctypes.c_uint32                          a ctypes type is a typedef of that size; one made by
                                                     ``ctypes.CFUNCTYPE`` is a callback, compared by its arguments
-    class NAME(ctypes.Structure)                    size, and each field's offset, size and sign. One whose name begins
-                                                    with ``_`` has no name in C: it is compared where it is a field
+    class NAME(ctypes.Structure)                    size, and each field's offset, size, sign and kind. Bytes stand for
+                                                    anything of their size, an integer for a structure or union of its
+                                                    size. One whose name begins with ``_`` has no name in C: it is
+                                                    compared where it is a field
     NAME = GUID(...)                                an instance of a structure called GUID is a DEFINE_GUID
     PROTOTYPES: Final = {"Function": (..., (...,))} a `dll.Prototype` for each function. Of pointers, ``c_void_p``
                                                     passes for any; what any other points to is compared
