@@ -16,13 +16,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 
 import attrs
 import pytest
 import trio
+from device_behaviour import ETHERTYPE, Bench, DeviceBehaviour
 from lan_tools import inject, marker, need
 
 from lanparty.demo import inside, kernel
@@ -274,6 +275,36 @@ def raw(destination: bytes, source: bytes, mark: bytes, ethertype: bytes = b"\x8
 
 
 # ------------------------------------------------------------------------------------------------ adapters
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestAdapters(DeviceBehaviour):
+    """What every device does (tests/windows/device_behaviour.py), of the real ones."""
+
+    @pytest.fixture
+    async def bench(self, lab: Lab, kind: str) -> AsyncIterator[Bench]:
+        async with open_netlink() as netlink, open_adapter(None, MEMBER, 1500, netlink, kind) as device:  # type: ignore[arg-type]
+            with (
+                socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender,
+                socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as receiver,
+            ):
+                sender.bind((device.name, 0))
+                receiver.bind((device.name, int.from_bytes(ETHERTYPE, "big")))
+                receiver.setblocking(False)
+
+                def feed(frames: Sequence[bytes]) -> None:
+                    for frame in frames:
+                        sender.send(frame)
+
+                async def sent(count: int) -> list[bytes]:
+                    found: list[bytes] = []
+                    with trio.fail_after(10):
+                        while len(found) < count:
+                            await trio.lowlevel.wait_readable(receiver)
+                            found.append(receiver.recv(2000))
+                    return found
+
+                yield Bench(device, feed, sent, finishes=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -66,11 +66,12 @@ class DeviceBehaviour:
         assert bench.device.counters.bytes_in >= sum(map(len, fed))
 
     async def test_frames_go_out_whole_and_in_order(self, bench: Bench) -> None:
-        frames = [bench.frame(number, 60 + number * 7, inward=False) for number in range(200)]
-        bench.device.write_batch(frames[:50])
-        bench.device.write_batch(frames[50:])
-        assert await bench.sent(200) == frames
-        assert bench.device.counters.frames_out == 200
+        # No more than an observing socket of Linux has room for (net.core.rmem_default): it is to see all of them.
+        frames = [bench.frame(number, 60 + number * 24, inward=False) for number in range(60)]
+        bench.device.write_batch(frames[:25])
+        bench.device.write_batch(frames[25:])
+        assert await bench.sent(60) == frames
+        assert bench.device.counters.frames_out == 60
         assert bench.device.counters.bytes_out == sum(map(len, frames))
         assert bench.device.counters.write_dropped == 0
 
