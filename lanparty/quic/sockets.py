@@ -13,6 +13,7 @@ Two ways of reading and of writing; both give and take the same lists of packets
 
 ICMP errors come back as errors of later calls on the socket, and a firewall or a full queue as an error of sending.
 None of them ends an endpoint: they are counted under their errno name, and the packet is lost, which QUIC repairs.
+(Windows reports an ICMP "port unreachable" as ECONNRESET: no reason to end it either. It is counted as ECONNREFUSED.)
 When the send buffer is full, the rest of the batch is lost too. Nothing is kept for later: a queue here would be one
 that congestion control does not see and cannot age; 1 MiB (see ``_SEND_BUFFER``) is in front of the network card
 already, so this loss says what loss is meant to say.
@@ -84,6 +85,7 @@ _MAX_REFUSING_PATHS: Final = 64
 # Missing from Python 3.11's socket module; the values are Linux's (include/uapi/linux/in.h, in6.h, udp.h;
 # include/uapi/asm-generic/socket.h). Those that it has are enums: `flags & socket.MSG_TRUNC` costs as much as half a
 # system call.
+_PLATFORM: Final = sys.platform
 _LINUX: Final = sys.platform == "linux"
 _SOL_SOCKET: Final = socket.SOL_SOCKET
 _SOL_IP: Final = 0
@@ -92,8 +94,6 @@ _SOL_UDP: Final = 17
 _UDP_SEGMENT: Final = 103
 _UDP_GRO: Final = 104
 _IP_PKTINFO: Final = 8
-_IP_MTU: Final = 14
-_IPV6_MTU: Final = 24
 _IPV6_RECVPKTINFO: Final = 49
 _IPV6_PKTINFO: Final = 50
 _SO_SNDBUFFORCE: Final = 32
@@ -109,11 +109,19 @@ _GRO_SIZE: Final = 65536
 """Bytes: more than any run that the kernel joins (its length must fit 16 bits), so none is ever cut off."""
 
 _DONT_FRAGMENT: Final = {
-    "linux": (10, 23, 3),  # IP_MTU_DISCOVER, IPV6_MTU_DISCOVER: IP_PMTUDISC_PROBE
-    "win32": (14, 14, 1),  # IP_DONTFRAGMENT, IPV6_DONTFRAG
-    "darwin": (28, 62, 1),  # IP_DONTFRAG, IPV6_DONTFRAG
+    "linux": ((10, 23, 3),),  # IP_MTU_DISCOVER, IPV6_MTU_DISCOVER: IP_PMTUDISC_PROBE
+    # IP_DONTFRAGMENT, IPV6_DONTFRAG; IP_MTU_DISCOVER, IPV6_MTU_DISCOVER: IP_PMTUDISC_PROBE (ws2ipdef.h)
+    "win32": ((14, 14, 1), (71, 71, 3)),
+    "darwin": ((28, 62, 1),),  # IP_DONTFRAG, IPV6_DONTFRAG
 }
-"""By platform: option for IPv4, option for IPv6, value."""
+"""By platform: option for IPv4, option for IPv6, value. The first one is needed, a second one wanted. On Windows the
+first one sets the flag but believes ICMP about the path's MTU; the second one, of later versions, does not."""
+
+_PATH_MTU: Final = {
+    "linux": (14, 24),  # IP_MTU, IPV6_MTU
+    "win32": (73, 72),  # the same (ws2ipdef.h)
+}
+"""By platform: option that tells the MTU of a connected socket's path, for IPv4 and for IPv6."""
 
 
 class UdpSocket:
@@ -152,8 +160,9 @@ class UdpSocket:
         """When the last packet read came: a timespec, where the kernel tells."""
         if gro or self._wildcard:  # the others read without control messages, which the time comes in
             self._has_option(_SO_TIMESTAMPNS, 1, _SOL_SOCKET)
-        plain = self._read_wildcard if self._wildcard else self._read_connected if self._peer else self._read_bound
-        self._read = self._read_run if gro else plain
+        self._read = self._read_connected if self._peer else self._read_bound
+        if sys.platform != "win32":
+            self._read = self._read_run if gro else self._read_wildcard if self._wildcard else self._read
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
@@ -179,6 +188,9 @@ class UdpSocket:
                 self.drained = True
                 break
             except OSError as error:
+                if _PLATFORM == "win32" and error.errno == errno.EMSGSIZE:
+                    self._errors["truncated"] += 1  # Windows' word for a packet longer than the buffer
+                    continue
                 self._survive(error)
                 self.failed = True
                 continue
@@ -193,26 +205,29 @@ class UdpSocket:
         clock = time.time()
         return [Received(path, packets, _waited(stamps[path], clock)) for path, packets in found.items() if packets]
 
-    def _read_run(self) -> tuple[UdpPath, Sequence[bytes]]:
-        """Read one packet, or a run of packets of one size, the last of which may be shorter."""
-        length, ancillary, flags, remote = self.sock.recvmsg_into(self._buffers, _ANCILLARY_SIZE)
-        size, local = length, b""
-        for level, kind, value in ancillary:
-            if level == _SOL_UDP and kind == _UDP_GRO:
-                size = int.from_bytes(value[:4], sys.byteorder)
-            elif level == _SOL_SOCKET:
-                self._stamp = value  # the one kind that we have asked for
-            else:
-                local = _local_address(level, kind, value)
-        path = self._peer or UdpPath(remote, local, self._index)
-        if size >= RECEIVE_SIZE or flags & _MSG_TRUNC:
-            self._errors["truncated"] += max(1, length // max(size, 1))
-            return path, ()
-        if length == size:
-            return path, (self._view[:length].tobytes(),)
-        whole, rest = divmod(length, size)
-        # One C loop that makes each packet's bytes once: 3 times as fast as slicing a view. struct keeps the formats.
-        return path, struct.unpack_from(f"{size}s" * whole + (f"{rest}s" if rest else ""), self._buffer)
+    if sys.platform != "win32":  # which has no messages beside the packet
+
+        def _read_run(self) -> tuple[UdpPath, Sequence[bytes]]:
+            """Read one packet, or a run of packets of one size, the last of which may be shorter."""
+            length, ancillary, flags, remote = self.sock.recvmsg_into(self._buffers, _ANCILLARY_SIZE)
+            size, local = length, b""
+            for level, kind, value in ancillary:
+                if level == _SOL_UDP and kind == _UDP_GRO:
+                    size = int.from_bytes(value[:4], sys.byteorder)
+                elif level == _SOL_SOCKET:
+                    self._stamp = value  # the one kind that we have asked for
+                else:
+                    local = _local_address(level, kind, value)
+            path = self._peer or UdpPath(remote, local, self._index)
+            if size >= RECEIVE_SIZE or flags & _MSG_TRUNC:
+                self._errors["truncated"] += max(1, length // max(size, 1))
+                return path, ()
+            if length == size:
+                return path, (self._view[:length].tobytes(),)
+            whole, rest = divmod(length, size)
+            # One C loop that makes each packet's bytes once: 3 times as fast as slicing a view. struct keeps the
+            # formats.
+            return path, struct.unpack_from(f"{size}s" * whole + (f"{rest}s" if rest else ""), self._buffer)
 
     def _read_connected(self) -> tuple[UdpPath, Sequence[bytes]]:
         data = self.sock.recv(RECEIVE_SIZE)
@@ -223,15 +238,17 @@ class UdpSocket:
         data, remote = self.sock.recvfrom(RECEIVE_SIZE)
         return UdpPath(remote, b"", self._index), self._not_cut(data)
 
-    def _read_wildcard(self) -> tuple[UdpPath, Sequence[bytes]]:
-        data, ancillary, _flags, remote = self.sock.recvmsg(RECEIVE_SIZE, _ANCILLARY_SIZE)
-        local = b""
-        for level, kind, value in ancillary:
-            if level == _SOL_SOCKET:
-                self._stamp = value
-            else:
-                local = _local_address(level, kind, value)
-        return UdpPath(remote, local, self._index), self._not_cut(data)
+    if sys.platform != "win32":  # which has no messages beside the packet
+
+        def _read_wildcard(self) -> tuple[UdpPath, Sequence[bytes]]:
+            data, ancillary, _flags, remote = self.sock.recvmsg(RECEIVE_SIZE, _ANCILLARY_SIZE)
+            local = b""
+            for level, kind, value in ancillary:
+                if level == _SOL_SOCKET:
+                    self._stamp = value
+                else:
+                    local = _local_address(level, kind, value)
+            return UdpPath(remote, local, self._index), self._not_cut(data)
 
     def _not_cut(self, data: bytes) -> Sequence[bytes]:
         """Return the packet; none, but counted, if it fills the buffer: it was cut, or nearly. No peer of ours sends
@@ -248,49 +265,54 @@ class UdpSocket:
 
         When the send buffer is full that is all that is left of the batch: EAGAIN counts packets.
         """
-        segmented = self._gso and len(packets) > 1 and not (self._unsegmented and path in self._unsegmented)
-        done = self._send_runs(path, packets) if segmented else self._send_each(path, packets)
+        if sys.platform == "win32":
+            done = self._send_each(path, packets)
+        else:
+            segmented = self._gso and len(packets) > 1 and not (self._unsegmented and path in self._unsegmented)
+            done = self._send_runs(path, packets) if segmented else self._send_each(path, packets)
         if done < len(packets):
             self._errors["EAGAIN"] += len(packets) - done
 
-    def _send_runs(self, path: UdpPath, packets: Sequence[bytes]) -> int:
-        """Send, and return how many packets were sent or refused before the send buffer was full."""
-        lengths = list(map(len, packets))
-        for start, stop in cut_runs(lengths, self._most_bytes):
-            run = packets[start:stop] if stop - start < len(packets) else packets
-            done = self._send_run(path, run, lengths[start]) if len(run) > 1 else self._send_each(path, run)
-            if done < len(run):
-                return start + done
-        return len(packets)
+    if sys.platform != "win32":  # which has no messages beside the packet
 
-    def _send_run(self, path: UdpPath, run: Sequence[bytes], size: int) -> int:
-        """Send packets of ``size`` bytes in one call; return as above."""
-        ancillary = [(_SOL_UDP, _UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
-        if path.local:
-            ancillary += self._ancillary_for(path)
-        try:
-            self.sock.sendmsg(run, ancillary, 0, path.remote if self._peer is None else None)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno in _RUN_ERRORS:
-                return self._send_refused(path, run, error)
-            self._survive(error)
-        return len(run)
+        def _send_runs(self, path: UdpPath, packets: Sequence[bytes]) -> int:
+            """Send, and return how many packets were sent or refused before the send buffer was full."""
+            lengths = list(map(len, packets))
+            for start, stop in cut_runs(lengths, self._most_bytes):
+                run = packets[start:stop] if stop - start < len(packets) else packets
+                done = self._send_run(path, run, lengths[start]) if len(run) > 1 else self._send_each(path, run)
+                if done < len(run):
+                    return start + done
+            return len(packets)
 
-    def _send_refused(self, path: UdpPath, run: Sequence[bytes], error: OSError) -> int:
-        """Send one by one what was refused as a run. If that works segments are at fault: remembered, and counted.
+        def _send_run(self, path: UdpPath, run: Sequence[bytes], size: int) -> int:
+            """Send packets of ``size`` bytes in one call; return as above."""
+            ancillary = [(_SOL_UDP, _UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
+            if path.local:
+                ancillary += self._ancillary_for(path)
+            try:
+                self.sock.sendmsg(run, ancillary, 0, path.remote if self._peer is None else None)
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                if error.errno in _RUN_ERRORS:
+                    return self._send_refused(path, run, error)
+                self._survive(error)
+            return len(run)
 
-        Not after EMSGSIZE. That says something about this moment: an ICMP answer that waited on the socket, or
-        packets above the interface's MTU, which pass one by one no more than together.
-        """
-        errors = self._errors.total()
-        done = self._send_each(path, run)
-        if self._errors.total() == errors and done == len(run) and error.errno != errno.EMSGSIZE:
-            self._errors["unsegmented"] += 1
-            self._unsegmented.add(path)
-            self._gso = len(self._unsegmented) <= _MAX_REFUSING_PATHS
-        return done
+        def _send_refused(self, path: UdpPath, run: Sequence[bytes], error: OSError) -> int:
+            """Send one by one what was refused as a run. If that works segments are at fault: remembered, and counted.
+
+            Not after EMSGSIZE. That says something about this moment: an ICMP answer that waited on the socket, or
+            packets above the interface's MTU, which pass one by one no more than together.
+            """
+            errors = self._errors.total()
+            done = self._send_each(path, run)
+            if self._errors.total() == errors and done == len(run) and error.errno != errno.EMSGSIZE:
+                self._errors["unsegmented"] += 1
+                self._unsegmented.add(path)
+                self._gso = len(self._unsegmented) <= _MAX_REFUSING_PATHS
+            return done
 
     def _send_each(self, path: UdpPath, packets: Sequence[bytes]) -> int:
         """Send, and return how many packets were sent or refused before the send buffer was full."""
@@ -312,7 +334,7 @@ class UdpSocket:
     def _send(self, path: UdpPath, packet: bytes) -> None:
         if self._peer is not None:
             self.sock.send(packet)
-        elif path.local:
+        elif sys.platform != "win32" and path.local:
             self.sock.sendmsg((packet,), self._ancillary_for(path), 0, path.remote)
         else:
             self.sock.sendto(packet, path.remote)
@@ -370,9 +392,10 @@ class UdpSocket:
         self.sock.close()
 
     def _route_mtu(self, path: UdpPath) -> int:
-        if not _LINUX:
+        options = _PATH_MTU.get(_PLATFORM)
+        if options is None:
             return 1500
-        option = (_SOL_IPV6, _IPV6_MTU) if self.sock.family == socket.AF_INET6 else (_SOL_IP, _IP_MTU)
+        option = (_SOL_IPV6, options[1]) if self.sock.family == socket.AF_INET6 else (_SOL_IP, options[0])
         try:
             if self._peer is not None:
                 return self.sock.getsockopt(*option)
@@ -399,17 +422,13 @@ class UdpSocket:
 
     def _set_dont_fragment(self) -> bool:
         """Have packets arrive whole or not at all; return whether they do."""
-        options = _DONT_FRAGMENT.get(sys.platform)
-        if options is None:
-            return False
-        try:
-            if self.sock.family == socket.AF_INET6:
-                self.sock.setsockopt(socket.IPPROTO_IPV6, options[1], options[2])
-            else:
-                self.sock.setsockopt(socket.IPPROTO_IP, options[0], options[2])
-        except OSError:
-            return False
-        return True
+        options = _DONT_FRAGMENT.get(_PLATFORM, ())
+        six = self.sock.family == socket.AF_INET6
+        done = [
+            self._has_option(option6 if six else option4, value, _SOL_IPV6 if six else _SOL_IP)
+            for option4, option6, value in options
+        ]
+        return bool(done) and done[0]
 
     def _has_option(self, option: int, value: int, level: int = _SOL_UDP) -> bool:
         """Set an option; return whether the kernel knows it."""
@@ -466,8 +485,10 @@ def _local_address(level: int, kind: int, value: bytes) -> bytes:
 
 
 def errno_name(error: OSError) -> str:
-    """Return the name of an error, as ``ECONNREFUSED``."""
-    return errno.errorcode.get(error.errno or 0, "error")
+    """Return the name of an error, as ``ECONNREFUSED``, the same on all systems."""
+    name = errno.errorcode.get(error.errno or 0, "error").removeprefix("WSA")
+    # Windows' word for an ICMP "port unreachable" that answered an earlier packet (recvfrom, winsock2.h).
+    return "ECONNREFUSED" if name == "ECONNRESET" else name
 
 
 def bind_all(listen: Sequence[tuple[str, int]], errors: Counter[str]) -> list[UdpSocket]:

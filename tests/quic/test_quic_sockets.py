@@ -285,13 +285,18 @@ class FakeSocket:
     def __init__(self, **faults):
         self.faults = faults
         self.sent = []
+        self.options = {}
         self.calls = Counter()
 
     def setblocking(self, _flag): ...
 
-    def setsockopt(self, level, option, _value):
+    def setsockopt(self, level, option, value):
         if (level, option) in self.faults.get("options", ()):
             raise OSError(errno.ENOPROTOOPT, "unknown")
+        self.options[level, option] = value
+
+    def getsockopt(self, level, option):
+        return self.faults["known"][level, option]
 
     def getsockname(self):
         return ("127.0.0.1", 1)
@@ -507,10 +512,51 @@ def test_payloads_worth_trying_where_packets_may_be_cut_or_nothing_is_known(erro
     cut = UdpSocket(FakeSocket(options={(0, 10)}), 0, errors)  # IP_MTU_DISCOVER refused
     assert cut.max_payload(PATH) == UDP_PAYLOAD
     monkeypatch.setattr("lanparty.quic.sockets._LINUX", False)
+    monkeypatch.setattr("lanparty.quic.sockets._PLATFORM", "darwin")
     assert UdpSocket(FakeSocket(), 0, errors).max_payload(PATH) == 1472
     six = FakeSocket()
     six.family = socket.AF_INET6
     assert UdpSocket(six, 0, errors).max_payload(UdpPath(("2001:db8::1", 1))) == 1452
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    monkeypatch.setattr("lanparty.quic.sockets._LINUX", False)
+    monkeypatch.setattr("lanparty.quic.sockets._PLATFORM", "win32")
+
+
+@pytest.mark.parametrize(("family", "level"), [(socket.AF_INET, 0), (socket.AF_INET6, 41)])
+def test_windows_is_asked_by_its_own_numbers(family, level, windows, errors):
+    six = family == socket.AF_INET6
+    sock = FakeSocket(known={(0, 73): 1480, (41, 72): 1480})  # IP_MTU, IPV6_MTU
+    sock.family = family
+    peer = ("2001:db8::1", 1) if six else ("192.0.2.1", 1)
+    udp = UdpSocket(sock, 0, errors, peer=peer)
+    assert (sock.options[level, 14], sock.options[level, 71]) == (1, 3)  # don't fragment, whatever ICMP says
+    assert udp.max_payload(UdpPath(peer)) == 1480 - (48 if six else 28)
+    assert {number for _level, number in sock.options} == {14, 71, socket.SO_RCVBUF, socket.SO_SNDBUF}
+    udp.send_batch(UdpPath(peer), RUN)
+    assert sock.calls == {"send": 3}
+    assert udp.receive_drops() == 0
+
+
+def test_windows_before_it_knew_of_probing(windows, errors):
+    assert UdpSocket(FakeSocket(options={(0, 71)}), 0, errors).max_payload(PATH) > UDP_PAYLOAD
+    assert UdpSocket(FakeSocket(options={(0, 14)}), 0, errors).max_payload(PATH) == UDP_PAYLOAD
+
+
+def test_what_windows_says_of_other_things(windows, errors, monkeypatch):
+    """An ICMP "port unreachable" is a connection that was reset; a packet longer than the buffer is an error."""
+    monkeypatch.setitem(errno.errorcode, errno.ECONNRESET, "WSAECONNRESET")
+    udp = UdpSocket(FakeSocket(recv=errno.ECONNRESET), 0, errors)
+    assert udp.receive_batch(2) == []
+    assert udp.failed
+    assert errors == {"ECONNREFUSED": 2}
+    errors.clear()
+    udp = UdpSocket(FakeSocket(recv=errno.EMSGSIZE), 0, errors)
+    assert udp.receive_batch(2) == []
+    assert not udp.failed
+    assert errors == {"truncated": 2}
 
 
 def test_packets_are_not_to_be_cut_on_the_way(server, client):
