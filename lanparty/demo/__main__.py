@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from lanparty.cli.options import Parser
-from lanparty.demo import sandbox
 from lanparty.obs.errors import LanpartyError, MachineError
 
 
 def main(argv: Sequence[str]) -> int:
     """The exit status: 0 only when everything worked, 5 when the kernel forbids the house."""
     try:
-        options = _parser().parse_args(argv)
-        if sys.platform != "linux":
-            raise MachineError("the virtual house is made of Linux network namespaces: run it on Linux")
+        return _run(_parser().parse_args(argv), argv)
+    except LanpartyError as error:
+        sys.stderr.write(f"lanparty.demo: error: {error}\n")
+        return error.status
+
+
+def _run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    if sys.platform == "linux":
+        from lanparty.demo import sandbox
+
         if not sandbox.is_inside():
             return sandbox.run([sys.executable, "-m", "lanparty.demo", *argv])
-        # Only now: pyroute2 takes its time to import, and exists on Linux only.
+        # Only now: pyroute2 takes its time to import.
         from lanparty.demo.app import DemoOptions, run
         from lanparty.demo.house import Underlay
 
@@ -30,9 +37,8 @@ def main(argv: Sequence[str]) -> int:
                 log_level=options.log_level,
             )
         )
-    except LanpartyError as error:
-        sys.stderr.write(f"lanparty.demo: error: {error}\n")
-        return error.status
+    else:
+        raise MachineError("the virtual house is made of Linux network namespaces: run it on Linux")
 
 
 def _parser() -> Parser:

@@ -11,8 +11,11 @@ Must not know: how the programs or the probes work.
 
 from __future__ import annotations
 
-import signal
 import sys
+
+assert sys.platform == "linux"
+
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence

@@ -17,10 +17,13 @@ itself, so compare the numbers with each other and with those of the same machin
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence

@@ -12,6 +12,10 @@ Must not know: which system runs in it, what is measured.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import array
 import fcntl
 import itertools

@@ -29,11 +29,14 @@ Owns: which processes, when, and what their numbers mean. Must not know: how mem
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import itertools
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

@@ -19,6 +19,10 @@ Owns: traffic and arithmetic. Must not know: which system carries it, goals, rou
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import json
 import re
 import signal

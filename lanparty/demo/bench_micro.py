@@ -6,9 +6,12 @@ Must not know: what they print.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import importlib.util
 import subprocess
-import sys
 from typing import Final
 
 __all__ = ["MICRO", "run_micro"]

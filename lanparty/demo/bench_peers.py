@@ -8,6 +8,10 @@ Owns: their configurations. Must not know: what is measured.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import os
 import re
 import time

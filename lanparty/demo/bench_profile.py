@@ -10,12 +10,15 @@ Owns: how a program is profiled, and a table of where time went. Must not know: 
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import io
 import pstats
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

@@ -8,6 +8,10 @@ Owns: its configuration, done by its own vpncmd. Must not know: what is measured
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import re
 import subprocess
 import time

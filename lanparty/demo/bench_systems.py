@@ -9,12 +9,15 @@ Owns: starting and stopping. Must not know: what is measured.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import json
 import os
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from enum import Enum

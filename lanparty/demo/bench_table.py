@@ -8,6 +8,10 @@ Owns: the goals of issue 3, the guard's of issue 4, and the arithmetic. Must not
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence

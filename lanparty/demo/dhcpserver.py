@@ -15,11 +15,14 @@ and no more: no relay agents, no options beyond mask, router and DNS, no check w
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import argparse
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface

@@ -17,6 +17,10 @@ Owns: namespaces, cables, switches, addresses. Must run in a sandbox (``lanparty
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import array
 import fcntl
 import socket

@@ -7,6 +7,10 @@ process with one thread (user_namespaces(7)).
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import ctypes
 import os
 

@@ -27,12 +27,15 @@ Owns: the members and their traffic. Must not know: what is too much (``bench_lo
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import contextlib
 import gc
 import json
 import math
 import struct
-import sys
 import time
 from array import array
 from collections import Counter

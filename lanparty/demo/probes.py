@@ -6,6 +6,10 @@ works from wherever it is called. Must not know: how the places are connected; i
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import contextlib
 import hashlib
 import math

@@ -18,6 +18,10 @@ Must not know: what COMMAND does, which networks it builds.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import contextlib
 import errno
 import fcntl
@@ -25,7 +29,6 @@ import os
 import signal
 import socket
 import struct
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn

@@ -18,10 +18,13 @@ Owns: limits and verdict. Must not know: how members work (``load``), which proc
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from argparse import Namespace

@@ -17,6 +17,10 @@ Owns: this order. Must not know: what any of the parts does.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import argparse
 
 import trio
