@@ -250,6 +250,20 @@ CLIENT_DEFAULT_ROUTE_REFUSED = Event(
 )
 CLIENT_DNS_REFUSED = Event("client.dns-refused", "The DNS servers stay as they are: {reason}.", logging.WARNING)
 CLIENT_DNS_RESTORED = Event("client.dns-restored", "The DNS servers are as they were before.")
+CLIENT_NETWORK_PRIVATE = Event(
+    "client.network-private", "Windows now takes {interface} for a private network: its firewall lets games in."
+)
+CLIENT_NETWORK_NOT_PRIVATE = Event(
+    "client.network-not-private",
+    "{interface} does not become a private network: {reason}. Windows' firewall may keep others from joining games of "
+    "this computer. Choose 'Private network' in Settings, Network & internet, {interface}.",
+    logging.WARNING,
+)
+CLIENT_DNS_SHARED = Event(
+    "client.dns-shared",
+    "The DNS servers of {interface} cannot be set: {reason}. Names may be asked of the house, too.",
+    logging.WARNING,
+)
 CLIENT_IPV6_UNRESTRICTED = Event(
     "client.ipv6-unrestricted",
     "Cannot keep the house's IPv6 router from becoming this computer's: {reason}. IPv6 traffic may leave by the house.",

@@ -36,9 +36,11 @@ __all__ = [
     "current_setting",
     "delete_route",
     "guid_of_luid",
+    "index_of",
     "luid_of_guid",
     "read_addresses",
     "read_interfaces",
+    "read_metrics",
     "read_routes",
     "refused",
     "set_dns",
@@ -161,6 +163,25 @@ def read_interfaces() -> dict[InterfaceKey, int]:
             if guid is not None and family is not None:
                 found.update(_settings(guid, family, row))
     return found
+
+
+def read_metrics() -> dict[tuple[str, Family], int]:
+    """Give the metrics in force of all interfaces that are connected."""
+    found: dict[tuple[str, Family], int] = {}
+    with _table("GetIpInterfaceTable", ip.MIB_IPINTERFACE_TABLE) as rows:
+        for row in rows:
+            guid, family = guid_of_luid(row.InterfaceLuid.Value), _FAMILIES.get(row.Family)
+            if guid is not None and family is not None and row.Connected:
+                found[guid, family] = int(row.Metric)
+    return found
+
+
+def index_of(guid: str) -> int | None:
+    """Give an interface's index, which may be another one after its next restart; None: there is no such interface."""
+    luid, index = luid_of_guid(guid), ip.NET_IFINDEX()
+    if luid is None or IPHLPAPI.ConvertInterfaceLuidToIndex(ctypes.byref(ip.NET_LUID(luid)), ctypes.byref(index)):
+        return None
+    return int(index.value)
 
 
 def _settings(guid: str, family: Family, row: ip.MIB_IPINTERFACE_ROW) -> dict[InterfaceKey, int]:

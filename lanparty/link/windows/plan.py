@@ -15,7 +15,9 @@ The order of `plan`, all of it while the adapter's cable is still unplugged:
    ::/1 "on the link" (RFC 4861 section 4.6.2) would take all IPv6 traffic; decision 0010. Link-local addresses stay.
 3. `metric`: `METRIC` instead of Windows' own choice.
 4. `mtu`.
-5. names: see `Wish.name_servers`.
+5. names: see `Wish.accept_dns`.
+
+The MAC (`MacKey`) is set before all that: the adapter restarts, and may come back with other settings.
 
 With an address, and only if the player wants the internet by the house: `default_halves`. The relay's pin (pin.py) and
 the network's category (category.py) are steps of the same kind.
@@ -34,7 +36,7 @@ the same.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Final, Literal
 
 import attrs
@@ -48,11 +50,13 @@ __all__ = [
     "Family",
     "InterfaceKey",
     "Key",
+    "MacKey",
     "RouteKey",
     "Snapshot",
     "Step",
     "Value",
     "Wish",
+    "best_way",
     "default_halves",
     "host_route",
     "plan",
@@ -114,7 +118,14 @@ class CategoryKey:
     network: str
 
 
-Key = RouteKey | InterfaceKey | DnsKey | CategoryKey
+@attrs.frozen
+class MacKey:
+    """What the adapter's driver was told to use as its MAC (adapters.py): 12 hexadecimal digits; "": nothing."""
+
+    interface: str
+
+
+Key = RouteKey | InterfaceKey | DnsKey | CategoryKey | MacKey
 Value = int | str | None
 """None: it is not there. Only a route can be made or removed."""
 
@@ -137,6 +148,8 @@ class Snapshot:
     """What was found on the machine."""
 
     values: Mapping[Key, Value]
+    metrics: Mapping[tuple[str, Family], int] = attrs.field(factory=dict)
+    """Interface metrics as they are in force, of connected interfaces: routes of others are not used."""
     name_servers: tuple[str, ...] = ()
     """IPv4 addresses of the DNS servers that the player's own interfaces use, the preferred first."""
 
@@ -151,14 +164,14 @@ class Wish:
 
     interface: str
     mtu: int
-    name_servers: tuple[str, ...] | None = None
-    """IPv4 addresses of the house's DNS servers, which the player accepted.
+    accept_dns: bool = False
+    """Whether names may be asked of the house's DNS servers; then those that DHCP gives the adapter count.
 
-    None: the player's own stay in force. This needs a step, too. Windows asks the servers of all interfaces at the
-    same time ("smart multi-homed name resolution", Windows 8 and later), those of the interface with the lowest metric
-    first, and since Windows 10 takes whichever answer comes first (SANS, "Preventing Windows 10 SMHNR DNS Leakage",
-    2021). So servers that the house's DHCP names for an adapter of metric 1 would hear, and answer, every name that the
-    player looks up. Servers that are given by hand replace those of DHCP; so the adapter is given the servers that the
+    Else the player's own stay in force, which needs a step. Windows asks the servers of all interfaces at the same time
+    ("smart multi-homed name resolution", Windows 8 and later), those of the interface with the lowest metric first, and
+    since Windows 10 takes whichever answer comes first (SANS, "Preventing Windows 10 SMHNR DNS Leakage", 2021). So
+    servers that the house's DHCP names for an adapter of metric 1 would hear, and answer, every name that the player
+    looks up. Servers that are given by hand replace those of DHCP; so the adapter is given the servers that the
     player's own interfaces use. Where the player has none, it is given this computer itself, where nobody answers.
     """
 
@@ -187,10 +200,33 @@ def _wished(snapshot: Snapshot, wish: Wish) -> Iterator[tuple[Key, Value]]:
         # An IPv6 link has 1280 bytes at least (RFC 8200 section 5); Windows refuses less.
         if family == 4 or wish.mtu >= 1280:
             yield InterfaceKey(wish.interface, family, "mtu"), wish.mtu
-    servers = wish.name_servers
-    if servers is None:
-        servers = snapshot.name_servers or (_NO_SERVER,)
-    yield DnsKey(wish.interface), ",".join(servers)
+    if not wish.accept_dns:
+        yield DnsKey(wish.interface), ",".join(snapshot.name_servers or (_NO_SERVER,))
+
+
+def best_way(
+    snapshot: Snapshot, address: str, *, avoid: Container[str], without: RouteKey | None = None
+) -> RouteKey | None:
+    """Give the route that Windows would take to ``address`` if the interfaces ``avoid`` and one route were not there.
+
+    The longest prefix, and among equals the lowest sum of the route's and the interface's metric; a default route
+    counts only where the interface may use it.
+    """
+    target = ipaddress.ip_address(address)
+    family: Family = 4 if target.version == 4 else 6
+    found: tuple[tuple[int, int], RouteKey] | None = None
+    for key, metric in snapshot.values.items():
+        if not isinstance(key, RouteKey) or not isinstance(metric, int) or key == without or key.interface in avoid:
+            continue
+        network, own = ipaddress.ip_network(key.destination), snapshot.metrics.get((key.interface, family))
+        if network.version != target.version or target not in network or own is None:
+            continue
+        if not network.prefixlen and snapshot.value(InterfaceKey(key.interface, family, "default-routes")):
+            continue
+        rank = (-network.prefixlen, metric + own)
+        if found is None or rank < found[0]:
+            found = rank, key
+    return None if found is None else found[1]
 
 
 def default_halves(snapshot: Snapshot, interface: str, router: str) -> list[Step]:

@@ -40,6 +40,7 @@ from lanparty.link.windows.plan import (
     DnsKey,
     InterfaceKey,
     Key,
+    MacKey,
     RouteKey,
     Snapshot,
     Step,
@@ -49,9 +50,10 @@ from lanparty.obs.errors import MachineError
 
 __all__ = ["ChangedError", "Machine", "Transaction", "VanishedError", "decode_step", "encode_step", "repair"]
 
-UNDO_DEADLINE: Final = 5.0
-"""Seconds for taking everything back: a dozen calls of some milliseconds each, and some hundred for DNS and category,
-which are other processes' work. What is not done then is in the journal, for the next start."""
+UNDO_DEADLINE: Final = 10.0
+"""Seconds for taking everything back: a dozen calls of some milliseconds each, some hundred for DNS and category, which
+are other processes' work, and two seconds for the adapter's restart with its former MAC. What is not done then is in
+the journal, for the next start."""
 _TRIES: Final = 3
 """How often a step is made anew because somebody else changes the same value at the same time: a program that does so
 all the time must not hold us."""
@@ -213,6 +215,8 @@ def decode_step(table: Mapping[str, Any]) -> Step:
         case "windows-category":
             network = CategoryKey(string_of(table, "network"))
             return Step(network, integer_of(table, "before"), integer_of(table, "after"))
+        case "windows-mac":
+            return Step(MacKey(string_of(table, "interface")), _mac(table, "before"), _mac(table, "after"))
     raise JournalError("it has a change of an unknown kind")
 
 
@@ -221,6 +225,7 @@ _KINDS: Final[Mapping[type, str]] = {
     InterfaceKey: "windows-interface",
     DnsKey: "windows-dns",
     CategoryKey: "windows-category",
+    MacKey: "windows-mac",
 }
 
 
@@ -271,4 +276,11 @@ def _servers(table: Mapping[str, Any], key: str) -> str:
             ipaddress.IPv4Address(server)
     except ValueError as error:
         raise JournalError(f"its {key} has a DNS server without an address") from error
+    return value
+
+
+def _mac(table: Mapping[str, Any], key: str) -> str:
+    value = table.get(key)
+    if not isinstance(value, str) or len(value) > 64 or not value.isprintable():  # as somebody typed it, before us
+        raise JournalError(f"its {key} is not a MAC")
     return value
