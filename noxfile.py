@@ -5,7 +5,7 @@ The whole list is what CI runs (`.ci/run`) and what the README's test command ru
 Not in the list, because each takes longer than everything else together: `bench`, which measures and judges nothing;
 `soak` and `life`, of which the list has short ones; and `lan_without`, the session `lan` once for each acceleration
 switched off. Instead `lan` ends with a part of itself with all of them off at once, the path that no fast one may hide
-behind.
+behind. Nor is `package`, because it judges PyInstaller as much as us.
 """
 
 from __future__ import annotations
@@ -225,6 +225,13 @@ def life(session: nox.Session) -> None:
     """Days of two rooms in simulated time, with more players than CI has time for."""
     session.install("-e", ".[test]")
     session.run("pytest", "tests/life", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """The packaged client, by docs/windows/lanparty.spec, for this system: that it builds, and that it starts."""
+    session.install(".[test]", "pyinstaller>=6.10")
+    session.run("pytest", "tests/windows/test_windows_packaging.py", "-m", "", *session.posargs)
 
 
 def _find(tool: str) -> str | None:
