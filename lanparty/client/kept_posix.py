@@ -13,9 +13,13 @@ that the file is in use. Either way one of them runs.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"  # flock, and files that are replaced while they are open
+
+import fcntl
 import os
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,10 +30,6 @@ import attrs
 from lanparty.client.kept import MAX_FILE, MODE, cannot_be_written, damaged, in_use, reason
 from lanparty.obs.errors import UsageError
 from lanparty.obs.files import atomic_write
-
-assert sys.platform != "win32"  # flock, and files that are replaced while they are open
-
-import fcntl  # noqa: E402
 
 __all__ = ["keep_file"]
 

@@ -5,6 +5,10 @@ Owns: the choice. Must not know: what either is made of.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # both kinds of adapter are Linux'
+
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 

@@ -23,6 +23,10 @@ All of it but resolv.conf belongs to the TAP and vanishes with it, even after SI
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # netlink, /proc
+
 import contextlib
 import ipaddress
 from collections.abc import AsyncIterator

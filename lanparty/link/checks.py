@@ -9,6 +9,10 @@ namespace of whoever mounted it, so it is believed only about an interface with 
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # /sys, netlink
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 

@@ -6,6 +6,10 @@ Must not know: the protocol (dhcp_client.py), addresses and routes of the machin
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # packet sockets, netlink
+
 import random
 from collections import Counter
 from collections.abc import Callable

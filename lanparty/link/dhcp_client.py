@@ -19,6 +19,10 @@ message that is being repeated.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # packet sockets, pyroute2
+
 import asyncio
 import errno
 import random

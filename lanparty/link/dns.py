@@ -11,6 +11,10 @@ back after that one has ended, it would stay for ever.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # resolvectl, resolv.conf
+
 import contextlib
 import errno
 import hashlib

@@ -6,6 +6,10 @@ Must not know: what a device is for. Interfaces are named by name; all of it spe
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # ioctl, Linux' structures
+
 import ctypes
 import errno
 import fcntl

@@ -9,6 +9,10 @@ MAC addresses are raw 6-byte ``bytes``; IP addresses and networks are canonical 
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # rtnetlink's messages
+
 import ipaddress
 import socket
 from typing import Any

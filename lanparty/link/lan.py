@@ -22,6 +22,10 @@ anew.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # packet sockets, netlink
+
 import os
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final

@@ -10,6 +10,10 @@ Owns: this order. Must not know: how any of the parts works.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # all of it is Linux
+
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 

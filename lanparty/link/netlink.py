@@ -17,6 +17,10 @@ MAC addresses are raw 6-byte ``bytes``; IP addresses and networks are canonical 
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # AF_NETLINK
+
 import errno
 import ipaddress
 import os

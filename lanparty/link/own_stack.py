@@ -18,6 +18,10 @@ The answers need no help: the packet socket sees what the box's stack sends by t
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # traffic control, netlink
+
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 

@@ -20,6 +20,10 @@ The membership and the socket go away with the process, so promiscuous mode does
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # AF_PACKET
+
 import errno
 import socket
 import struct

@@ -16,6 +16,10 @@ When the underlay has changed (another Wi-Fi), the pin is removed, the route is 
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # netlink
+
 import contextlib
 import ipaddress
 from collections.abc import Iterable

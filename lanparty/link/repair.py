@@ -16,6 +16,10 @@ directory:
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # netlink; Windows repairs its own
+
 from pathlib import Path
 
 from lanparty.link import journal

@@ -19,6 +19,10 @@ frame or super-frame into a buffer that stays → gso.py where an offload is sti
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # /dev/net/tun
+
 import errno
 import fcntl
 import os

@@ -5,6 +5,10 @@ Owns: what the kernel's answers mean for a way. Must not know: what a change of 
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # netlink
+
 import ipaddress
 
 from lanparty.link.machine import Way

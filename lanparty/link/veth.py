@@ -18,6 +18,10 @@ the packet socket saw it. IPv6 is off on these two.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"  # netlink
+
 import re
 import socket
 from contextlib import asynccontextmanager, suppress
