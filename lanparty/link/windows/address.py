@@ -46,7 +46,6 @@ from lanparty.obs.errors import MachineError
 from lanparty.obs.events import (
     CLIENT_ADDRESS,
     CLIENT_ADDRESS_LOST,
-    CLIENT_DEFAULT_ROUTE,
     CLIENT_DEFAULT_ROUTE_REFUSED,
     CLIENT_DHCP_DISCOVER,
     CLIENT_DHCP_IGNORED,
@@ -94,7 +93,11 @@ class AddressApi(Protocol):
         ...
 
     async def take_off(self) -> None:
-        """Take off what was put on. Raises MachineError."""
+        """Take off what was put on. Never raises MachineError."""
+        ...
+
+    async def lead_by(self, router: str | None) -> None:
+        """Lead the player's traffic by the house's router; None: as it was. Says so. Raises MachineError."""
         ...
 
 
@@ -167,6 +170,7 @@ class WindowsAddressSetup:
                 raise MachineError(f"{self._name} is gone: the adapter was removed or disabled while it was in use")
             for turn in story.look(view, self._house, trio.current_time()):
                 self._take(turn, views)
+                await self._lead(turn)
             if story.look_at > trio.current_time():
                 with trio.move_on_at(story.look_at):
                     await self._look.wait()
@@ -231,7 +235,11 @@ class WindowsAddressSetup:
             log(CLIENT_DHCP_LEASE, address=got.address, lease_seconds=got.lease_seconds, server=got.server)
         for other, network in conflicts(got.network, views, self._index):
             log(CLIENT_SUBNET_CONFLICT, network=str(got.network), interface=other, other=network)
-        self._tell_advice(got)
+        if self._options.accept_dns:  # Windows takes them by itself
+            if got.name_servers:
+                log(CLIENT_DNS, servers=", ".join(got.name_servers))
+            else:
+                log(CLIENT_DNS_REFUSED, reason="the house names no DNS server")
         log(
             CLIENT_ADDRESS,
             address=got.address,
@@ -242,15 +250,14 @@ class WindowsAddressSetup:
             interface=self._name,
         )
 
-    def _tell_advice(self, got: HouseAddress) -> None:
-        """Say what became of the house's advice, where the player wants it; Windows takes it by itself."""
-        if self._options.accept_default_route:
-            if got.router is None:
-                log(CLIENT_DEFAULT_ROUTE_REFUSED, reason="the house names no router")
-            else:
-                log(CLIENT_DEFAULT_ROUTE, router=got.router)
-        if self._options.accept_dns:
-            if not got.name_servers:
-                log(CLIENT_DNS_REFUSED, reason="the house names no DNS server")
-            else:
-                log(CLIENT_DNS, servers=", ".join(got.name_servers))
+    async def _lead(self, turn: Turn) -> None:
+        """Let the default route be what the house says now, where the player wants it."""
+        if not self._options.accept_default_route:
+            return
+        match turn:
+            case Got(got) | Renewed(got):
+                if got.router is None and isinstance(turn, Got):
+                    log(CLIENT_DEFAULT_ROUTE_REFUSED, reason="the house names no router")
+                await self._api.lead_by(got.router)
+            case Lost():
+                await self._api.lead_by(None)

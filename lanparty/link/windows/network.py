@@ -26,10 +26,22 @@ from typing import Any, Final
 import trio
 
 from lanparty.link.machine import Way
-from lanparty.link.windows import adapters, dhcp, iphelper
+from lanparty.link.windows import adapters, dhcp, fixed, iphelper
 from lanparty.link.windows.category import change_category
 from lanparty.link.windows.iphelper import BestRoute
-from lanparty.link.windows.plan import CategoryKey, DnsKey, InterfaceKey, Key, MacKey, RouteKey, Snapshot, Step, Value
+from lanparty.link.windows.plan import (
+    AddressKey,
+    CategoryKey,
+    DhcpKey,
+    DnsKey,
+    InterfaceKey,
+    Key,
+    MacKey,
+    RouteKey,
+    Snapshot,
+    Step,
+    Value,
+)
 from lanparty.link.windows.registry import RegistryMissingError
 from lanparty.link.windows.transaction import ChangedError, VanishedError
 from lanparty.link.windows.winapi import iphlpapi as ip
@@ -63,8 +75,11 @@ class NetworkApi:
         Raises MachineError.
         """
         await trio.lowlevel.checkpoint()
-        values: dict[Key, Value] = dict(iphelper.read_interfaces())
-        values.update(iphelper.read_routes())
+        values: dict[Key, Value] = {}
+        for setting, value in iphelper.read_interfaces().items():
+            values[setting] = value
+        for route, metric in iphelper.read_routes().items():
+            values[route] = metric
         if self.tap is not None:
             values[DnsKey(self.tap)] = iphelper.current_dns(self.tap)
         return Snapshot(values, iphelper.read_metrics(), _own_name_servers(self.tap))
@@ -86,6 +101,10 @@ class NetworkApi:
                 return "a network's category"
             case MacKey():
                 return f"the MAC of {iphelper.alias(step.key.interface)}"
+            case DhcpKey():
+                return f"the DHCP setting of {iphelper.alias(step.key.interface)}"
+            case AddressKey():
+                return f"the address {step.key.address} of {iphelper.alias(step.key.interface)}"
 
     # For the client
 
@@ -183,6 +202,14 @@ def _change(step: Step) -> None:
             change_category(network, step)
         case MacKey(interface):
             _change_mac(interface, step)
+        case DhcpKey(interface):
+            switch = fixed.dhcp_switch(interface)
+            if switch is None:
+                raise VanishedError(f"there is no adapter {interface} (any more)")
+            _require(switch, step)
+            fixed.switch_dhcp(interface, int(step.after == 1))
+        case AddressKey() as address:
+            _change_address(address, step)
 
 
 def _require(now: Value, step: Step) -> None:
@@ -202,6 +229,20 @@ def _change_route(key: RouteKey, step: Step) -> None:
             raise ChangedError(iphelper.current_metric(key))
         if error:
             raise VanishedError(f"there is no {iphelper.alias(key.interface)} (any more) to reach {key.destination} by")
+
+
+def _change_address(key: AddressKey, step: Step) -> None:
+    now = fixed.address_prefix(key.interface, key.address)
+    _require(now, step)
+    if step.after is None:
+        if not fixed.delete_address(key.interface, key.address):
+            raise ChangedError(None)
+    elif isinstance(step.after, int) and now is None:
+        error = fixed.create_address(key.interface, key.address, step.after)
+        if error == ip.ERROR_OBJECT_ALREADY_EXISTS:
+            raise ChangedError(fixed.address_prefix(key.interface, key.address))
+        if error:
+            raise VanishedError(f"there is no {iphelper.alias(key.interface)} (any more) to give an address")
 
 
 def _change_mac(interface: str, step: Step) -> None:

@@ -45,7 +45,9 @@ __all__ = [
     "AUTOMATIC",
     "DEFAULT_HALVES",
     "METRIC",
+    "AddressKey",
     "CategoryKey",
+    "DhcpKey",
     "DnsKey",
     "Family",
     "InterfaceKey",
@@ -125,9 +127,24 @@ class MacKey:
     interface: str
 
 
-Key = RouteKey | InterfaceKey | DnsKey | CategoryKey | MacKey
+@attrs.frozen
+class DhcpKey:
+    """Whether Windows' DHCP client has the adapter in charge, from its next start on (fixed.py): 1 or 0."""
+
+    interface: str
+
+
+@attrs.frozen
+class AddressKey:
+    """An IPv4 address of an interface (fixed.py); its value is the prefix length."""
+
+    interface: str
+    address: str
+
+
+Key = RouteKey | InterfaceKey | DnsKey | CategoryKey | MacKey | DhcpKey | AddressKey
 Value = int | str | None
-"""None: it is not there. Only a route can be made or removed."""
+"""None: it is not there. Only a route or an address can be made or removed."""
 
 
 @attrs.frozen

@@ -22,12 +22,14 @@ from lanparty.link.windows.winapi.advapi32 import (
     ERROR_ACCESS_DENIED,
     ERROR_FILE_NOT_FOUND,
     ERROR_KEY_DELETED,
+    ERROR_MORE_DATA,
     ERROR_NO_MORE_ITEMS,
     ERROR_SUCCESS,
     KEY_ENUMERATE_SUB_KEYS,
     KEY_QUERY_VALUE,
     KEY_SET_VALUE,
     KEY_WOW64_64KEY,
+    REG_DWORD,
     REG_SZ,
 )
 from lanparty.link.windows.winapi.base import BYTE, DWORD, HANDLE, LONG, ULONG_PTR, WCHAR, wide, wide_text
@@ -38,8 +40,10 @@ __all__ = [
     "RegistryError",
     "RegistryMissingError",
     "delete_value",
+    "read_number",
     "read_text",
     "subkeys",
+    "write_number",
     "write_text",
 ]
 
@@ -50,6 +54,7 @@ _KEY_NAME: Final = 256
 """WCHARs of the longest key name, 255, and its closing zero (Microsoft, "Registry Element Size Limits")."""
 _TEXT_BYTES: Final = 2048
 """Bytes of the longest value that is read, far above any name or identifier; a longer one is none of ours."""
+_BYTES: Final = ctypes.POINTER(BYTE)
 
 
 class RegistryError(MachineError):
@@ -93,6 +98,32 @@ def read_text(path: str, name: str) -> str | None:
     except RegistryMissingError:
         return None
     return wide_text(data, size.value // 2) if kind.value == REG_SZ else None
+
+
+def read_number(path: str, name: str) -> int | None:
+    """Give a REG_DWORD value; None where the key or the value is not there, or is no number. Raises RegistryError."""
+    try:
+        with _opened(path, KEY_QUERY_VALUE) as key:
+            kind, number, size = DWORD(), DWORD(), DWORD(ctypes.sizeof(DWORD))
+            error = ADVAPI32.RegQueryValueExW(
+                key, wide(name), None, ctypes.byref(kind), ctypes.cast(ctypes.byref(number), _BYTES), ctypes.byref(size)
+            )
+            if error in {ERROR_FILE_NOT_FOUND, ERROR_MORE_DATA}:  # longer: another kind of value
+                return None
+            _check(error, f"{path}\\{name}")
+    except RegistryMissingError:
+        return None
+    return int(number.value) if kind.value == REG_DWORD else None
+
+
+def write_number(path: str, name: str, value: int) -> None:
+    """Set a REG_DWORD value of a key that exists. Raises RegistryError."""
+    number = DWORD(value)
+    with _opened(path, KEY_SET_VALUE) as key:
+        error = ADVAPI32.RegSetValueExW(
+            key, wide(name), 0, REG_DWORD, ctypes.cast(ctypes.byref(number), _BYTES), ctypes.sizeof(number)
+        )
+        _check(error, f"{path}\\{name}")
 
 
 def write_text(path: str, name: str, value: str) -> None:

@@ -36,7 +36,9 @@ import trio
 from lanparty.link.journal import ChangeLog, JournalError, Owner, integer_of, string_of, undo_left_behind
 from lanparty.link.windows.plan import (
     AUTOMATIC,
+    AddressKey,
     CategoryKey,
+    DhcpKey,
     DnsKey,
     InterfaceKey,
     Key,
@@ -217,6 +219,13 @@ def decode_step(table: Mapping[str, Any]) -> Step:
             return Step(network, integer_of(table, "before"), integer_of(table, "after"))
         case "windows-mac":
             return Step(MacKey(string_of(table, "interface")), _mac(table, "before"), _mac(table, "after"))
+        case "windows-dhcp":
+            return Step(DhcpKey(string_of(table, "interface")), integer_of(table, "before"), integer_of(table, "after"))
+        case "windows-address":
+            values = _prefix(table, "before"), _prefix(table, "after")
+            if (values[0] is None) == (values[1] is None):
+                raise JournalError("it has an address that is neither put on nor taken off")
+            return Step(_address_key(table), *values)
     raise JournalError("it has a change of an unknown kind")
 
 
@@ -226,6 +235,8 @@ _KINDS: Final[Mapping[type, str]] = {
     DnsKey: "windows-dns",
     CategoryKey: "windows-category",
     MacKey: "windows-mac",
+    DhcpKey: "windows-dhcp",
+    AddressKey: "windows-address",
 }
 
 
@@ -239,6 +250,22 @@ def _route_key(table: Mapping[str, Any]) -> RouteKey:
     except ValueError as error:
         raise JournalError("it has a route without an address") from error
     return RouteKey(string_of(table, "interface"), destination, gateway)
+
+
+def _address_key(table: Mapping[str, Any]) -> AddressKey:
+    address = string_of(table, "address")
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError as error:
+        raise JournalError("it has an address that is none") from error
+    return AddressKey(string_of(table, "interface"), address)
+
+
+def _prefix(table: Mapping[str, Any], key: str) -> int | None:
+    prefix = None if table.get(key) is None else integer_of(table, key)
+    if prefix is not None and prefix > 32:
+        raise JournalError("it has an address whose prefix is none")
+    return prefix
 
 
 def _interface_key(table: Mapping[str, Any]) -> InterfaceKey:

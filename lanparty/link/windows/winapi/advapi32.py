@@ -32,6 +32,7 @@ KEY_SET_VALUE: Final = 0x0002
 KEY_ENUMERATE_SUB_KEYS: Final = 0x0008
 KEY_WOW64_64KEY: Final = 0x0100
 REG_SZ: Final = 1
+REG_DWORD: Final = 4
 
 _P = ctypes.POINTER
 
