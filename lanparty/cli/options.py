@@ -39,6 +39,7 @@ __all__ = [
     "Parser",
     "RelayAddress",
     "Seconds",
+    "connection_name",
     "interface_name",
     "mac_address",
     "parse",
@@ -55,6 +56,7 @@ DEFAULT_PORT: Final = 443
 
 _MAX_PORT: Final = 0xFFFF
 _MAX_NAME: Final = 253  # characters of a DNS name in text (RFC 1035 section 2.3.4)
+_MAX_CONNECTION_NAME: Final = 256
 _MAX_INTERFACE_NAME: Final = 15  # bytes; Linux's IFNAMSIZ is 16 with the closing zero
 _Result = TypeVar("_Result")
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
@@ -352,6 +354,17 @@ def parse_address(text: str) -> AddressChoice:
     ):
         raise argparse.ArgumentTypeError(f"{text!r}: no computer can have this address in this network")
     return interface
+
+
+def connection_name(text: str) -> str:
+    """A name that a network connection of Windows can have: what its list of connections shows, ``Ethernet 2``."""
+    # As its control panel takes them; 256 characters are NDIS_IF_MAX_STRING_SIZE (ifdef.h).
+    if not 0 < len(text) <= _MAX_CONNECTION_NAME or re.search(r'[\\/:*?"<>|]', text) or not text.isprintable():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the name of a network connection: 1 to {_MAX_CONNECTION_NAME} characters without "
+            '\\ / : * ? " < > |'
+        )
+    return text
 
 
 def interface_name(text: str) -> str:

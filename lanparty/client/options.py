@@ -6,9 +6,11 @@ Owns: its own options; the shared ones are in ``lanparty.cli.options`` and ``lan
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Final
 
-from lanparty.cli.options import interface_name, parse_address, program, virtual_mac
+from lanparty.cli.options import connection_name, interface_name, parse_address, program, virtual_mac
 from lanparty.link.address_options import AddressOptions, parse_address_mode
 from lanparty.uplink.settings import add_uplink_options
 
@@ -18,8 +20,11 @@ DEFAULT_IDENTITY = Path("lanparty-client-identity.json")
 """In the directory that the client is started in."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of ``python -m lanparty.client``."""
+ON_WINDOWS: Final = sys.platform == "win32"
+
+
+def build_parser(*, windows: bool = ON_WINDOWS) -> argparse.ArgumentParser:
+    """Make the parser of ``python -m lanparty.client``, as it is on this system, or on the other one."""
     parser = program("lanparty.client", "Plugs this computer into the house of a LAN party.")
     add_uplink_options(parser, display_name="player")
     group = parser.add_argument_group("identity")
@@ -39,15 +44,19 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("adapter and address")
     group.add_argument(
         "--tap",
-        type=interface_name,
+        type=connection_name if windows else interface_name,
         metavar="NAME",
-        help="name of the network adapter that is made; default: the first free lanparty0, lanparty1, ...",
+        help="name of the TAP-Windows adapter that is used; default: the first free one"
+        if windows
+        else "name of the network adapter that is made; default: the first free lanparty0, lanparty1, ...",
     )
     group.add_argument(
         "--adapter",
-        choices=["auto", "tap", "veth"],
+        choices=["auto", "tap"] if windows else ["auto", "tap", "veth"],
         default="auto",
-        help="what the adapter is made of; auto: a TAP, or a veth pair where there is no TAP; default: %(default)s",
+        help="what the adapter is: always a TAP-Windows adapter; default: %(default)s"
+        if windows
+        else "what the adapter is made of; auto: a TAP, or a veth pair where there is no TAP; default: %(default)s",
     )
     group.add_argument(
         "--address",

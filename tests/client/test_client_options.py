@@ -46,6 +46,23 @@ def test_wrong_values_are_named(wrong, names):
         parse(build_parser(), [*README, *wrong])
 
 
+@pytest.mark.parametrize("name", ["Ethernet 2", "lanparty", "LAN-Verbindung 3", "x" * 256, "Ünïcode (1)"])
+def test_on_windows_an_adapter_is_named_as_people_see_it(name):
+    assert parse(build_parser(windows=True), [*README, "--tap", name]).tap == name
+
+
+@pytest.mark.parametrize("wrong", ["", "a/b", "a\\b", "what?", "x" * 257, "a\tb"])
+def test_what_is_no_name_on_windows(wrong):
+    with pytest.raises(UsageError, match="--tap"):
+        parse(build_parser(windows=True), [*README, "--tap", wrong])
+
+
+def test_windows_has_tap_adapters_only():
+    assert parse(build_parser(windows=True), [*README, "--adapter", "tap"]).adapter == "tap"
+    with pytest.raises(UsageError, match="--adapter"):
+        parse(build_parser(windows=True), [*README, "--adapter", "veth"])
+
+
 def test_an_address_that_no_player_can_have():
     with pytest.raises(UsageError, match="--address"):
         address_options(parse(build_parser(), [*README, "--address", "2001:db8::5/64"]))
