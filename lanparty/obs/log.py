@@ -67,7 +67,8 @@ class _StderrLogger:
     """structlog's last link: one finished line to whatever ``sys.stderr`` is now.
 
     A terminal or a journal that has gone away must not end a tunnel, so failures to write are ignored: there is no
-    place left to report them to.
+    place left to report them to. No text fails for its characters: a console of Windows takes all of Unicode, and what
+    the encoding of a redirected stderr does not have is written as ``\\xNN`` (its error handler, on all systems).
     """
 
     def __init__(self, *_args: object) -> None:

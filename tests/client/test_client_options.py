@@ -63,6 +63,12 @@ def test_windows_has_tap_adapters_only():
         parse(build_parser(windows=True), [*README, "--adapter", "veth"])
 
 
+@pytest.mark.parametrize("windows", [False, True])
+def test_help_can_be_written_to_any_console(windows):
+    """A redirected stdout of Windows refuses what its code page does not have."""
+    assert build_parser(windows=windows).format_help().isascii()
+
+
 def test_an_address_that_no_player_can_have():
     with pytest.raises(UsageError, match="--address"):
         address_options(parse(build_parser(), [*README, "--address", "2001:db8::5/64"]))
