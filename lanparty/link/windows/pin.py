@@ -167,8 +167,9 @@ class RelayPin:
     def _stolen(self, address: str, why: str) -> MachineError:
         tap = ", ".join(sorted(self._network.alias(guid) for guid in self.avoid))
         return MachineError(
-            f"the way to the relay {address} leads into the tunnel itself ({tap}), because {why}: look for {address} in "
-            "'route print', remove that route or ask the host which routes the house's DHCP server gives, and start again"
+            f"the way to the relay {address} leads into the tunnel itself ({tap}), because {why}: look for {address} "
+            "in 'route print', remove that route, or ask the host what routes the house's DHCP server gives, and start "
+            "again"
         )
 
     async def _release(self) -> list[str]:
