@@ -64,8 +64,9 @@ class SystemConsole:
 
     def say(self, text: str) -> None:
         """Show a line."""
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as under pythonw
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
 
     def ask(self, question: str) -> str:
         """Give a line that the player types."""

@@ -21,6 +21,7 @@ Owns: this order. Must not know: how the client works.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -98,6 +99,8 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start for the player who sits here; an exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file or a pipe may have an encoding without the name of a player
+        sys.stdout.reconfigure(errors="backslashreplace")
     frozen = getattr(sys, "frozen", False)  # PyInstaller
     desk = Desk(
         console=SystemConsole(),

@@ -478,6 +478,25 @@ def test_the_first_question_of_the_program_itself(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_path_that_the_outputs_encoding_does_not_have(tmp_path):
+    folder = tmp_path / "Zoë\u2603"
+    (folder / "lanparty").mkdir(parents=True)
+    (folder / "lanparty" / "settings.toml").write_text("damaged")
+    run = subprocess.run(
+        [sys.executable, "-m", "lanparty.client.desktop"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_CONFIG_HOME": str(folder), "PYTHONIOENCODING": "cp1252"},
+        encoding="cp1252",
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "Zoë\\u2603" in run.stdout
+    assert "settings.toml is not TOML" in run.stdout
+
+
 def test_help_has_the_clients_options_and_its_own():
     text = build_desktop_parser().format_help()
     assert "--ask-password" in text
