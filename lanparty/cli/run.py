@@ -31,7 +31,7 @@ import sysconfig
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Final
 
@@ -41,7 +41,6 @@ import lanparty
 from lanparty.cli.options import parse
 from lanparty.cli.process import prepare
 from lanparty.cli.service import Service
-from lanparty.cli.window import stopping_with_the_window
 from lanparty.obs.errors import (
     ConnectionFailedError,
     ExitStatus,
@@ -139,7 +138,7 @@ def _run(
         signals.attach(stop)
         return await amain(options, stop, service)
 
-    with stopping_with_the_window(signals.window_closed), service.connected():
+    with _handling_the_window(signals.window_closed), service.connected():
         try:
             with signals.installed():
                 status = trio.run(watched)
@@ -149,6 +148,16 @@ def _run(
             return status
         log(STOPPED)
         return ExitStatus.OK
+
+
+def _handling_the_window(stop: Callable[[], None]) -> AbstractContextManager[None]:
+    """Call ``stop``, from any thread, when the program's window closes inside; on Linux there is a signal for that."""
+    if sys.platform == "win32":
+        from lanparty.cli.window import handling
+
+        return handling(stop)
+    else:
+        return nullcontext()
 
 
 class _StopSignals:

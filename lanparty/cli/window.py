@@ -5,14 +5,13 @@ and ends the program when that call returns, or after 5 s (HandlerRoutine, winco
 put back before the next start. So the call waits here until the program is through.
 
 It is the one thing in lanparty that happens in another thread: it touches an event of ``threading`` and what its caller
-promises is safe. On Linux a terminal that goes away is SIGHUP, and nothing is done here.
+promises is safe. For Windows only: on Linux a terminal that goes away is SIGHUP.
 
 Owns: the handler. Must not know: how a program stops.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from lanparty.link.windows.winapi.console import (
     PHANDLER_ROUTINE,
 )
 
-__all__ = ["handling", "stopping_with_the_window"]
+__all__ = ["handling"]
 
 PATIENCE: Final = 4.5
 """Seconds that a program has for stopping: Windows gives 5 (SPI_GETHUNGAPPTIMEOUT). What is not put back by then is
@@ -39,18 +38,11 @@ _kept: Final[list[Any]] = []
 
 
 @contextmanager
-def stopping_with_the_window(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop``, from any thread, when the window closes inside; the window waits for the end of the block."""
-    if sys.platform == "win32":
-        with handling(stop):
-            yield
-    else:
-        yield
-
-
-@contextmanager
 def handling(stop: Callable[[], None], patience: float = PATIENCE) -> Iterator[None]:
-    """The same on whatever stands for Windows. A program without a console has no window, and no handler."""
+    """Call ``stop``, from any thread, when the window closes inside; the window waits for the end of the block.
+
+    ``patience``: seconds that it waits at most. A program without a console has no window, and no handler.
+    """
     through = threading.Event()
 
     def closed(event: int) -> int:

@@ -300,5 +300,5 @@ def test_a_window_that_is_closed_is_a_signal(monkeypatch, capsys):
         await trio.to_thread.run_sync(stops[0])
         await stop.wait()
 
-    monkeypatch.setattr("lanparty.cli.run.stopping_with_the_window", window)
+    monkeypatch.setattr("lanparty.cli.run._handling_the_window", window)
     assert run(amain) == 0
