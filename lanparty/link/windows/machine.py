@@ -50,6 +50,11 @@ ARRIVE_STEP: Final = 0.1
 """How long, and in what steps, an adapter's interface is waited for. The driver's device is there before TCP/IP has
 bound itself to it, when the adapter was restarted; nothing is announced before that is over."""
 
+FOLLOW_SECONDS: Final = 2.0
+FOLLOW_STEP: Final = 0.02
+"""How long, and in what steps, Windows is waited for when the cable was plugged in or pulled out. It takes
+milliseconds; should it take longer, then nothing is lost but that ``is_up`` is late."""
+
 
 class _Adapter:
     """What is known of the adapter while it is kept; also what `WindowsAddressSetup` needs of Windows."""
@@ -200,6 +205,9 @@ class WindowsMachine:
             self._require(device).device.set_media(connected)
         except DeviceGoneError as error:
             raise MachineError(str(error)) from error
+        with trio.move_on_after(FOLLOW_SECONDS):
+            while await self.is_up(device) != connected:  # noqa: ASYNC110 - for milliseconds
+                await trio.sleep(FOLLOW_STEP)
 
     def _require(self, device: EthernetDevice) -> _Adapter:
         if self._adapter is None or self._adapter.device is not device:

@@ -1,0 +1,682 @@
+# ruff: noqa: N802
+"""A whole Windows at the boundary of its DLLs, put together from its parts, and one consistent machine.
+
+    fake_kernel     handles, overlapped operations, Plug and Play, the TAP driver; the registry
+    fake_iphelper   interfaces, routes, DNS servers, networks
+    fake_stack      what Windows does with an adapter's wire: its DHCP client, ARP
+    here            what ties them together, addresses, the DHCP calls, processes and directories, administrator
+
+What is tied together:
+
+- A plugged cable (TAP_WIN_IOCTL_SET_MEDIA_STATUS) makes the interface "up", and the DHCP client ask, by frames on the
+  wire. What it gets becomes an address with its routes, and the default route of the lease. Its network appears.
+- An adapter's restart takes all addresses and routes off, and is when the driver reads NetworkAddress and the DHCP
+  client EnableDHCP.
+- Every change is told to whoever registered for it, from a thread of Windows.
+
+``log`` has all calls of all DLLs in the order of their use. `kill` is SIGKILL, as far as one process can play it: from
+then on no call has an effect, the handles are closed, and `reborn` makes the journals be as they were.
+"""
+
+import ctypes
+import itertools
+import math
+import os
+import shutil
+import threading
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import trio
+from fake_dll import FakeDll
+from fake_iphelper import ETHERNET, LOOPBACK, WRITES, FakeCom, FakeIpHelper, FakeNetwork, FakeRoute
+from fake_kernel import FakeKernel
+from fake_stack import WindowsStack
+
+from lanparty.link.windows import iocp
+from lanparty.link.windows.iphelper import socket_address, text_of
+from lanparty.link.windows.winapi import cfgmgr32, netlistmgr, security, tapwindows
+from lanparty.link.windows.winapi import iphlpapi as ip
+from lanparty.link.windows.winapi.base import INVALID_HANDLE_VALUE, LPWSTR, wide, wide_text
+from lanparty.link.windows.winapi.dll import FakeDlls, fakes
+
+PARAMETERS = r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters\Interfaces"
+REG_DWORD = 4
+FOR_EVER = 0xFFFFFFFF
+ERROR_SEM_TIMEOUT = 121
+ADMINISTRATORS = "S-1-5-32-544"
+PROCESS = 0x9000
+CHANGES = WRITES | {
+    "RegSetValueExW",
+    "RegDeleteValueW",
+    "CM_Disable_DevNode",
+    "CM_Enable_DevNode",
+    "INetwork::SetCategory",
+    "IpRenewAddress",
+    "IpReleaseAddress",
+    "CreateFileW",
+    "DeviceIoControl",
+}
+"""Calls that change something outside the program."""
+
+
+class Kernel(FakeKernel):
+    """fake_kernel, whose wires end in stacks, and whose processes and directories are there."""
+
+    def __init__(self, windows):
+        super().__init__(windows)
+        self.windows = windows
+        self.calls = self.registry.calls = windows.log
+        self.automatic = False
+
+    def _complete(self, tap, io, status, size):
+        super()._complete(tap, io, status, size)
+        self.windows.soon(self.deliver)
+
+    def CreateFileW(self, path, access, share, template, disposition, flags, other):
+        if self.windows.change("CreateFileW"):
+            self._fail(5)
+            return INVALID_HANDLE_VALUE
+        return super().CreateFileW(path, access, share, template, disposition, flags, other)
+
+    def CloseHandle(self, handle):
+        if handle == PROCESS:
+            return 1
+        if not any(tap.handle == handle for tap in self.taps) and handle not in self._events:
+            assert self.windows.dead, "a handle is closed twice"
+            return 0
+        result = super().CloseHandle(handle)
+        self.windows.follow_media()
+        return result
+
+    def CancelIoEx(self, handle, overlapped):
+        if self.windows.dead and not any(tap.handle == handle for tap in self.taps):
+            return self._fail(6)
+        return super().CancelIoEx(handle, overlapped)
+
+    def DeviceIoControl(self, handle, code, source, given, target, room, size, overlapped):
+        if code == tapwindows.TAP_WIN_IOCTL_SET_MEDIA_STATUS and self.windows.change("DeviceIoControl"):
+            return self._fail(5)
+        if self.windows.dead:
+            return self._fail(5)
+        result = super().DeviceIoControl(handle, code, source, given, target, room, size, overlapped)
+        self.windows.follow_media()
+        return result
+
+    def ReadFile(self, handle, buffer, size, read, overlapped):
+        self.windows.note_once("ReadFile")
+        return self._fail(6) if self.windows.dead else super().ReadFile(handle, buffer, size, read, overlapped)
+
+    def WriteFile(self, handle, buffer, size, written, overlapped):
+        self.windows.note_once("WriteFile")
+        if self.windows.dead:
+            return self._fail(6)
+        result = super().WriteFile(handle, buffer, size, written, overlapped)
+        tap = self._tap(handle)
+        self.windows.heard(tap, tap.written)
+        tap.written.clear()
+        return result
+
+    def CM_Disable_DevNode(self, device, flags):
+        if self.windows.change("CM_Disable_DevNode"):
+            return cfgmgr32.CR_FAILURE
+        result = super().CM_Disable_DevNode(device, flags)
+        self.windows.follow_media()
+        return result
+
+    def CM_Enable_DevNode(self, device, flags):
+        if self.windows.change("CM_Enable_DevNode"):
+            return cfgmgr32.CR_FAILURE
+        return super().CM_Enable_DevNode(device, flags)
+
+    # Processes and directories
+
+    def OpenProcess(self, access, inherit, pid):
+        return PROCESS if pid in self.windows.processes else 0
+
+    def GetExitCodeProcess(self, process, code):
+        code[0] = security.STILL_ACTIVE
+        return 1
+
+    def GetProcessTimes(self, process, created, *others):
+        created.contents.dwLowDateTime = self.windows.processes[os.getpid()]
+        created.contents.dwHighDateTime = 0
+        return 1
+
+    def CreateDirectoryW(self, path, attributes):
+        try:
+            Path(wide_text(path)).mkdir()
+        except FileExistsError:
+            return self._fail(security.ERROR_ALREADY_EXISTS)
+        return 1
+
+    def GetFileAttributesW(self, path):
+        return security.FILE_ATTRIBUTE_DIRECTORY
+
+    def LocalFree(self, memory):
+        return None
+
+
+class Advapi:
+    """The registry, and who owns a directory."""
+
+    def __init__(self, windows):
+        self._windows = windows
+        self._registry = windows.kernel.registry
+        self._sid = wide(ADMINISTRATORS)
+
+    def __getattr__(self, name):
+        return getattr(self._registry, name)
+
+    def RegSetValueExW(self, key, name, reserved, kind, data, size):
+        if self._windows.change("RegSetValueExW"):
+            return ip.ERROR_ACCESS_DENIED
+        return self._registry.RegSetValueExW(key, name, reserved, kind, data, size)
+
+    def RegDeleteValueW(self, key, name):
+        if self._windows.change("RegDeleteValueW"):
+            return ip.ERROR_ACCESS_DENIED
+        return self._registry.RegDeleteValueW(key, name)
+
+    def ConvertStringSecurityDescriptorToSecurityDescriptorW(self, text, revision, descriptor, size):
+        descriptor[0] = 0xDE5C
+        return 1
+
+    def GetNamedSecurityInfoW(self, name, kind, what, owner, group, dacl, sacl, descriptor):
+        owner[0], descriptor[0] = 0x51D, 0xDE5C
+        return 0
+
+    def ConvertSidToStringSidW(self, sid, text):
+        text[0] = ctypes.cast(self._sid, LPWSTR)
+        return 1
+
+
+class Others:
+    """ntdll.dll and shell32.dll."""
+
+    def __init__(self, windows):
+        self._windows = windows
+
+    def NtQuerySystemInformation(self, kind, buffer, size, needed):
+        security.SYSTEM_TIMEOFDAY_INFORMATION.from_address(buffer).BootTime.QuadPart = self._windows.booted
+        return 0
+
+    def IsUserAnAdmin(self):
+        return int(self._windows.administrator)
+
+
+class IpHelper(FakeIpHelper):
+    """fake_iphelper with addresses, and with the DHCP client's two calls."""
+
+    def __init__(self, windows):
+        super().__init__(windows.network)
+        self.windows = windows
+
+    def _begin(self, function):
+        if function in CHANGES and self.windows.change(function):
+            return ip.ERROR_ACCESS_DENIED
+        return super()._begin(function)
+
+    def SetIpInterfaceEntry(self, row):
+        if row.contents.Family == ip.AF_INET and row.contents.NlMtu < 68:  # RFC 791, section 3.2
+            self.network.calls.append("SetIpInterfaceEntry")
+            return ip.ERROR_INVALID_PARAMETER
+        return self._told(super().SetIpInterfaceEntry(row))
+
+    def CreateIpForwardEntry2(self, row):
+        return self._told(super().CreateIpForwardEntry2(row))
+
+    def DeleteIpForwardEntry2(self, row):
+        return self._told(super().DeleteIpForwardEntry2(row))
+
+    def SetInterfaceDnsSettings(self, guid, settings):
+        return self._told(super().SetInterfaceDnsSettings(guid, settings))
+
+    def _told(self, result):
+        if not result:
+            self.windows.tell()
+        return result
+
+    # Addresses
+
+    def InitializeUnicastIpAddressEntry(self, row):
+        ctypes.memset(row, 0, ctypes.sizeof(ip.MIB_UNICASTIPADDRESS_ROW))
+        row.contents.OnLinkPrefixLength = 255
+        row.contents.PrefixOrigin = row.contents.SuffixOrigin = 16
+        row.contents.ValidLifetime = row.contents.PreferredLifetime = FOR_EVER
+
+    def _owner(self, row):
+        found = self._by_luid(row.contents.InterfaceLuid.Value)
+        return None if found is None else self.windows.stacks.get(found.guid)
+
+    def GetUnicastIpAddressEntry(self, row):
+        if error := self._begin("GetUnicastIpAddressEntry"):
+            return error
+        found = self._by_luid(row.contents.InterfaceLuid.Value)
+        if found is None:
+            return ip.ERROR_FILE_NOT_FOUND
+        owner, prefix = self.network.addresses.get(text_of(row.contents.Address), (None, 0))
+        if owner != found.guid:
+            return ip.ERROR_NOT_FOUND
+        row.contents.OnLinkPrefixLength = prefix
+        return 0
+
+    def CreateUnicastIpAddressEntry(self, row):
+        if error := self._begin("CreateUnicastIpAddressEntry"):
+            return error
+        stack, address = self._owner(row), text_of(row.contents.Address)
+        if stack is None:
+            return ip.ERROR_NOT_FOUND
+        if not row.contents.OnLinkPrefixLength <= 32:
+            return ip.ERROR_INVALID_PARAMETER
+        if address in self.network.addresses:
+            return ip.ERROR_OBJECT_ALREADY_EXISTS
+        stack.put_on(address, row.contents.OnLinkPrefixLength)
+        self.windows.settle()
+        return 0
+
+    def DeleteUnicastIpAddressEntry(self, row):
+        if error := self._begin("DeleteUnicastIpAddressEntry"):
+            return error
+        stack = self._owner(row)
+        if stack is None or stack.fixed.pop(text_of(row.contents.Address), None) is None:
+            return ip.ERROR_NOT_FOUND
+        self.windows.settle()
+        return 0
+
+    def GetAdaptersAddresses(self, family, flags, reserved, buffer, size):
+        result = super().GetAdaptersAddresses(family, flags, reserved, buffer, size)
+        if result:
+            return result
+        for at, each in enumerate(each for each in self.network.interfaces.values() if each.guid != LOOPBACK):
+            stack = self.windows.stacks.get(each.guid)
+            found = [self._unicast(*entry) for entry in self.windows.addresses_of(each.guid)]
+            first = ctypes.POINTER(ip.IP_ADAPTER_UNICAST_ADDRESS_LH)()
+            for entry in reversed(found):
+                entry.Next = first
+                first = ctypes.pointer(entry)
+            buffer[at].FirstUnicastAddress = first
+            buffer[at].Flags = ip.IP_ADAPTER_DHCP_ENABLED if stack is None or stack.dhcp_enabled else 0
+            if stack is not None and stack.dhcp.bound is not None:
+                server = socket_address(stack.dhcp.bound.server)
+                self._adapters.append(server)
+                buffer[at].Dhcpv4Server.lpSockaddr = ctypes.cast(ctypes.byref(server), ctypes.POINTER(ip.SOCKADDR))
+                buffer[at].Dhcpv4Server.iSockaddrLength = ctypes.sizeof(ip.SOCKADDR_IN)
+        return 0
+
+    def _unicast(self, address, prefix, origin, state, seconds, lease):
+        inet = socket_address(address)
+        entry = ip.IP_ADAPTER_UNICAST_ADDRESS_LH(
+            PrefixOrigin=origin,
+            SuffixOrigin=origin if origin != ip.IpPrefixOriginWellKnown else ip.IpSuffixOriginLinkLayerAddress,
+            DadState=state,
+            ValidLifetime=seconds,
+            PreferredLifetime=seconds,
+            LeaseLifetime=lease,
+            OnLinkPrefixLength=prefix,
+        )
+        entry.Address.lpSockaddr = ctypes.cast(ctypes.byref(inet), ctypes.POINTER(ip.SOCKADDR))
+        entry.Address.iSockaddrLength = ctypes.sizeof(ip.SOCKADDR_IN)
+        self._adapters += [inet, entry]
+        return entry
+
+    # Windows' DHCP client: both calls wait for it, and are made in a thread
+
+    def IpRenewAddress(self, row):
+        return self._asked("IpRenewAddress", row)
+
+    def IpReleaseAddress(self, row):
+        return self._asked("IpReleaseAddress", row)
+
+    def _asked(self, function, row):
+        assert threading.current_thread() is not threading.main_thread(), f"{function} blocks the event loop"
+        if error := self._begin(function):
+            return error
+        interface = next((each for each in self.network.interfaces.values() if each.index == row.contents.Index), None)
+        stack = None if interface is None else self.windows.stacks.get(interface.guid)
+        if stack is None or wide_text(row.contents.Name) != f"\\DEVICE\\TCPIP_{interface.guid}":
+            return ip.ERROR_INVALID_PARAMETER
+        if not stack.dhcp_enabled:
+            return ip.ERROR_NOT_SUPPORTED
+        return self.windows.ask(stack, function)
+
+
+class FakeWindows(FakeDlls):
+    """The machine: an Ethernet that leads to the internet, and a TAP adapter."""
+
+    def __init__(self, *, taps=("LanParty",)):
+        super().__init__()
+        self.log = []
+        self.administrator = True
+        self.dead = False
+        self.booted = 0x1DC5EED
+        self.processes = {os.getpid(): 1000}
+        self.network = FakeNetwork.usual()
+        for guid in [guid for guid in self.network.interfaces if guid not in (ETHERNET, LOOPBACK)]:
+            self.network.remove(guid)
+        self.network.calls = self.log
+        self.stacks = {}
+        self.on_change = lambda function: None
+        """Called before each call that changes something, with its name. May `kill`, or raise nothing."""
+        self.refused = {}
+        """Calls that change something: what is answered instead."""
+        self.kernel = Kernel(self)
+        self.ip_helper = IpHelper(self)
+        self.com = FakeCom(self.network)
+        self.others = Others(self)
+        self.advapi = Advapi(self)
+        self.kernel.on_restart = self._restarted
+        self._dlls = []
+        self._token = None
+        self._news = trio.Event()
+        self._journals = None
+        self._asking = itertools.count()
+        self._waiting = {}
+        self._renewals = {}
+        for name in taps:
+            self.add_tap(name)
+
+    def add_tap(self, name):
+        """Install an adapter of the driver."""
+        tap = self.kernel.add_tap(name)
+        self.network.add(tap.guid, name, up=False)
+        self.kernel.registry.put_raw(f"{PARAMETERS}\\{tap.guid}", "EnableDHCP", REG_DWORD, b"\1\0\0\0")
+        self.stacks[tap.guid] = WindowsStack(tap.mac)
+        return tap
+
+    @property
+    def tap(self):
+        """The first adapter."""
+        return self.kernel.taps[0]
+
+    @property
+    def stack(self):
+        """Its stack."""
+        return self.stacks[self.tap.guid]
+
+    def remove_tap(self):
+        """Pull the adapter out, as Device Manager's "uninstall" does."""
+        tap = self.tap
+        self.kernel.halt(tap)
+        self.kernel.registry.remove(tap.key)
+        del self.stacks[tap.guid]
+        self.network.addresses = {a: owner for a, owner in self.network.addresses.items() if owner[0] != tap.guid}
+        self.network.remove(tap.guid)
+        self.tell()
+
+    def state(self):
+        """All that a run may change and has to put back."""
+        taps = {tap.guid: (tap.mac, tap.media, tap.enabled, tap.handle) for tap in self.kernel.taps}
+        fixed = {guid: (dict(stack.fixed), stack.dhcp_enabled) for guid, stack in self.stacks.items()}
+        known = self.network.state()
+        public = [name for name, value in known.items() if name[0] == "network" and value == 0]
+        for name in public:  # Windows remembers a network as it came
+            del known[name]
+        return {
+            **known,
+            "addresses": dict(self.network.addresses),
+            "registry": self.kernel.registry.dump(),
+            "taps": taps,
+            "stacks": fixed,
+        }
+
+    # What happens in this Windows
+
+    async def run(self, *, task_status=trio.TASK_STATUS_IGNORED):
+        """Let time pass for the DHCP clients, and frames and news travel, until cancelled."""
+        self._token = trio.lowlevel.current_trio_token()
+        task_status.started()
+        try:
+            while True:
+                self._news = trio.Event()
+                self._live()
+                wake_at = min((stack.wake_at for stack in self.stacks.values()), default=math.inf)
+                with trio.move_on_at(wake_at):
+                    await self._news.wait()
+        finally:
+            self._token = None
+            for waiting in self._waiting.values():
+                waiting.set()
+
+    def settle(self):
+        """Something happened: look soon what follows of it. From any thread."""
+        self.soon(self._wake)
+
+    def soon(self, call):
+        """Call it in a later turn of the event loop. From any thread."""
+        if self._token is not None:
+            self._token.run_sync_soon(call, idempotent=True)
+
+    def _wake(self):
+        self._news.set()
+
+    def tell(self):
+        """Tell who registered that something changed. From any thread."""
+        self.soon(self.ip_helper.notify)
+
+    def heard(self, tap, frames):
+        """Frames came in by the wire."""
+        now = trio.current_time()
+        stack = self.stacks.get(tap.guid)
+        for frame in frames:
+            if stack is not None:
+                stack.receive(frame, now)
+        if stack is not None and (stack.sent or stack.dhcp.finished):
+            self.settle()
+
+    def follow_media(self):
+        """The driver's media status may have changed."""
+        self.settle()
+
+    def ask(self, stack, function):
+        """Have the DHCP client do something, and wait for its result; in a worker thread."""
+        number, done, results = next(self._asking), threading.Event(), []
+        self._waiting[number] = done
+
+        def begin():
+            now = trio.current_time()
+            if function == "IpReleaseAddress":
+                results.append(stack.release(now))
+                done.set()
+            else:
+                stack.renew(now)
+                self._renewals.setdefault(id(stack), []).append((results, done))
+            self._live()
+
+        self._token.run_sync_soon(begin)
+        done.wait()
+        del self._waiting[number]
+        return results[0] if results else ERROR_SEM_TIMEOUT
+
+    def _live(self):
+        """Let everything that is due happen."""
+        now = trio.current_time()
+        for tap in self.kernel.taps:
+            stack = self.stacks.get(tap.guid)
+            if stack is None:
+                continue
+            stack.media(tap.media and tap.enabled, now)
+            if stack.wake_at <= now:
+                stack.tick(now)
+            while stack.sent:
+                frames, stack.sent = stack.sent, []
+                self.kernel.send(tap, frames)
+            while stack.dhcp.finished and self._renewals.get(id(stack)):
+                results, done = self._renewals[id(stack)].pop(0)
+                results.append(stack.dhcp.finished.pop(0))
+                done.set()
+        self._show()
+
+    def _restarted(self, tap):
+        """The driver was started anew."""
+        enabled = self.kernel.registry.dump()[f"{PARAMETERS}\\{tap.guid}".lower()]["EnableDHCP"]
+        self.stacks[tap.guid].restart(tap.mac, bool(int.from_bytes(enabled, "little")))
+        self.network.interfaces[tap.guid].index += 100
+        self.settle()
+
+    # What is seen of it
+
+    def addresses_of(self, guid):
+        """(address, prefix, origin, state, seconds, lease) of an interface's IPv4 addresses."""
+        stack = self.stacks.get(guid)
+        if stack is None:
+            return [
+                (address, prefix, ip.IpPrefixOriginDhcp, ip.IpDadStatePreferred, 80000, 86400)
+                for address, (owner, prefix) in self.network.addresses.items()
+                if owner == guid and ":" not in address
+            ]
+        found = []
+        for address, prefix in stack.fixed.items():
+            state = ip.IpDadStatePreferred if stack.connected else ip.IpDadStateTentative
+            state = ip.IpDadStateDuplicate if address in stack.taken else state
+            found.append((address, prefix, ip.IpPrefixOriginManual, state, FOR_EVER, FOR_EVER))
+        bound = stack.dhcp.bound
+        if bound is not None:
+            left = max(0, int(bound.since + bound.seconds - trio.current_time()))
+            origin = ip.IpPrefixOriginDhcp
+            found.append((bound.address, bound.prefix, origin, ip.IpDadStatePreferred, left, bound.seconds))
+        elif stack.dhcp.automatic is not None:
+            origin = ip.IpPrefixOriginWellKnown
+            found.append((stack.dhcp.automatic, 16, origin, ip.IpDadStatePreferred, FOR_EVER, FOR_EVER))
+        return found
+
+    def _show(self):
+        """Make the interfaces, addresses, routes and networks be what the stacks say; tell of changes."""
+        before = self._picture()
+        for guid, stack in self.stacks.items():
+            interface = self.network.interfaces[guid]
+            interface.up = stack.connected
+            bound = stack.dhcp.bound
+            interface.dhcp_dns = bound.name_servers if bound else ()
+            interface.gateways = (bound.router,) if bound and bound.router else ()
+            self.network.addresses = {
+                **{a: owner for a, owner in self.network.addresses.items() if owner[0] != guid},
+                **{entry[0]: (guid, entry[1]) for entry in self.addresses_of(guid)},
+            }
+            own = self._routes_of(guid, stack)
+            others = {
+                name: route
+                for name, route in self.network.routes.items()
+                if name[0] != guid or (route.protocol != ip.RouteProtocolLocal and stack.connected)
+            }
+            self.network.routes = {**others, **own}
+            self._show_network(guid, stack)
+        if self._picture() != before:
+            self.tell()
+
+    def _picture(self):
+        leases = {guid: stack.dhcp.bound for guid, stack in self.stacks.items()}
+        ups = {guid: each.up for guid, each in self.network.interfaces.items()}
+        return set(self.network.routes), dict(self.network.addresses), ups, leases, list(self.network.connections)
+
+    def _routes_of(self, guid, stack):
+        names = [(guid, "255.255.255.255/32", None)]
+        if stack.connected:
+            names.append((guid, "224.0.0.0/4", None))
+            for address, prefix, *_ in self.addresses_of(guid):
+                network = self._network_text(address, prefix)
+                names += [(guid, network, None), (guid, f"{address}/32", None)]
+            bound = stack.dhcp.bound
+            if bound is not None and bound.router is not None:
+                names.append((guid, "0.0.0.0/0", bound.router))
+        return {name: FakeRoute(256, ip.RouteProtocolLocal) for name in names}
+
+    @staticmethod
+    def _network_text(address, prefix):
+        value = int.from_bytes(bytes(map(int, address.split("."))), "big") >> (32 - prefix) << (32 - prefix)
+        return f"{'.'.join(map(str, value.to_bytes(4, 'big')))}/{prefix}"
+
+    def _show_network(self, guid, stack):
+        """A network without a router that Windows knows is a new one, and public."""
+        has = any(adapter == guid for adapter, _ in self.network.connections)
+        addressed = stack.connected and (stack.dhcp.bound or stack.fixed)
+        if addressed and not has:
+            name = f"{{B0000000-0000-4000-8000-{len(self.network.networks):012}}}"
+            self.network.networks[name] = netlistmgr.NLM_NETWORK_CATEGORY_PUBLIC
+            self.network.connections.append((guid, name))
+        elif has and not addressed:
+            self.network.connections = [pair for pair in self.network.connections if pair[0] != guid]
+
+    # The program's life
+
+    def change(self, function):
+        """A call is made that changes something; whether it is refused."""
+        if not self.dead:
+            self.on_change(function)
+        return self.dead or function in self.refused
+
+    def note_once(self, function):
+        """Reads and writes are in the log once for each opening."""
+        for name in reversed(self.log):
+            if name == function:
+                return
+            if name.startswith("CreateFileW"):
+                break
+        self.log.append(function)
+
+    def kill(self):
+        """The program is killed now: nothing that it does from now on has an effect."""
+        if self.dead:
+            return
+        self.dead = True
+        place = self.directory
+        self._journals = {path.name: path.read_bytes() for path in place.iterdir()} if place.exists() else {}
+        for tap in self.kernel.taps:  # the system closes its handles
+            if tap.handle is not None:
+                FakeKernel.CloseHandle(self.kernel, tap.handle)
+        self.settle()
+
+    def reborn(self):
+        """Everything that was left of the killed program is over; the next one may be started."""
+        assert self.dead
+        self.dead = False
+        self.processes[os.getpid()] += 1  # another process, with the same number
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir()
+        for name, content in self._journals.items():
+            (self.directory / name).write_bytes(content)
+        self.ip_helper.callbacks.clear()
+        self.ip_helper._memory.clear()
+        self._show()
+
+    @property
+    def directory(self):
+        """Where the journals are."""
+        return Path(os.environ["PROGRAMDATA"]) / "lanparty"
+
+    # Seams
+
+    def open(self, name, prototypes):
+        """See `FakeDlls`."""
+        methods = {
+            "kernel32.dll": self.kernel,
+            "cfgmgr32.dll": self.kernel,
+            "advapi32.dll": self.advapi,
+            "iphlpapi.dll": self.ip_helper,
+            "ole32.dll": self.com,
+            "ntdll.dll": self.others,
+            "shell32.dll": self.others,
+        }
+        self._dlls.append(FakeDll(methods[name], prototypes))
+        return self._dlls[-1]
+
+    @contextmanager
+    def installed(self):
+        """Be what the program runs on, inside; at the end everything must have been given back."""
+        with ExitStack() as stack:
+            stack.enter_context(fakes(self))
+            stack.enter_context(iocp.fake_monitor(self.kernel.monitor))
+            yield self
+        self.check()
+
+    def check(self):
+        """Whether everything was given back, and nothing went wrong where ctypes cannot tell."""
+        for dll in self._dlls:
+            if dll.raised:
+                raise dll.raised[0]
+        assert not self.kernel.registry.open_keys
+        assert not self.kernel._events
+        assert not self.ip_helper.unfreed
+        assert not self.com.unreleased
+        assert not self.ip_helper.callbacks
+        assert all(tap.handle is None for tap in self.kernel.taps)

@@ -1,0 +1,48 @@
+"""The Windows computer as a whole, on a fake Windows: what every `PlayerMachine` does, and what only this one does."""
+
+import pytest
+import trio
+from fake_iphelper import ETHERNET
+from fake_windows import FakeWindows
+from machine_behaviour import MachineBehaviour
+
+from lanparty.link.windows.machine import open_windows_machine
+
+
+@pytest.fixture
+async def windows(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROGRAMDATA", str(tmp_path))
+    windows = FakeWindows()
+    del windows.network.routes[ETHERNET, "::/0", "fe80::1"]  # IPv6 leads nowhere
+    with windows.installed():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(windows.run)
+            yield windows
+            nursery.cancel_scope.cancel()
+
+
+class WindowsWorld:
+    RELAY = "203.0.113.10"
+    OTHER = "203.0.113.11"
+    NOWHERE = "2001:db8::10"
+
+    def __init__(self, windows):
+        self.windows = windows
+
+    def open(self, options):
+        return open_windows_machine(options)
+
+    def state(self):
+        return self.windows.state()
+
+    def mtu(self, device):
+        return self.windows.network.interfaces[self.windows.tap.guid].families[4].mtu
+
+    def is_pinned(self, address):
+        return (ETHERNET, f"{address}/32", "192.0.2.1") in self.windows.network.routes
+
+
+class TestWindowsMachine(MachineBehaviour):
+    @pytest.fixture
+    def world(self, windows):
+        return WindowsWorld(windows)
