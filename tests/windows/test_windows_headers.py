@@ -8,7 +8,9 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -17,6 +19,7 @@ import pytest
 from header_check import I686, X64, Checks, DeclarationError, Lacking, Section, check, compile_c, generate
 
 from lanparty.link.windows import winapi
+from lanparty.link.windows.winapi.dll import Library
 
 MODULES: Final = sorted(info.name for info in pkgutil.iter_modules(winapi.__path__))
 
@@ -95,6 +98,33 @@ def test_each_module_is_compared(checks: Checks) -> None:
 def test_what_is_lacking_is_declared_somewhere() -> None:
     own = {name for part in sections() for name in part.own}
     assert not [missing for missing in LACKING if not own & set(missing.names)]
+
+
+def exported(dll: str) -> set[str]:
+    """What mingw-w64's linker finds in a DLL."""
+    archive = f"lib{Path(dll).stem}.a"
+    file = subprocess.run(
+        [X64, f"-print-file-name={archive}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert Path(file).is_absolute(), f"there is no {archive}"
+    nm = X64.replace("gcc", "nm")
+    symbols = subprocess.run([nm, "-g", file], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r" __imp_(\w+)$", symbols, re.MULTILINE))
+
+
+def test_each_function_is_in_its_dll() -> None:
+    libraries = [value for part in sections() for value in part.own.values() if isinstance(value, Library)]
+    dlls = {library.name: exported(library.name) for library in libraries}
+    lacking = " ".join(missing.c for missing in LACKING)
+    absent = [
+        f"{library.name} has no {function}"
+        for library in libraries
+        for function in library.prototypes
+        if function not in dlls[library.name] and f" {function}(" not in lacking
+    ]
+    assert not absent
+    assert "CloseHandle" in dlls["kernel32.dll"]
+    assert "CloseHandle" not in dlls["iphlpapi.dll"]
 
 
 def test_a_32_bit_compiler_does_not_agree(checks: Checks, tmp_path: Path) -> None:
