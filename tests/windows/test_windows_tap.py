@@ -214,18 +214,11 @@ async def test_without_a_cable_nothing_comes_and_nothing_goes() -> None:
             assert len(tap.reads) == READS
 
 
-async def test_a_computer_that_slept_goes_on(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_computer_that_sleeps_goes_on_each_time(autojump_clock: trio.testing.MockClock) -> None:
     """All reads were complete when Windows took the power away; then every new one is refused, for a while."""
     with FakeKernel().installed() as kernel:
         async with plugged(kernel) as (device, tap):
             fed = [frame(number) for number in range(READS)]
-            kernel.send(tap, fed)
-            await device.wait_readable()
-            tap.powered = False
-            assert device.read_batch() == fed
-            assert not tap.reads
-            device.write_batch([frame(1)])
-            assert device.counters.write_dropped == 1
 
             async def wake_up() -> None:
                 await trio.sleep(2)
@@ -233,9 +226,35 @@ async def test_a_computer_that_slept_goes_on(autojump_clock: trio.testing.MockCl
                 await trio.sleep(2)
                 kernel.send(tap, [frame(99)])
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(wake_up)
-                assert await read(device, 1) == [frame(99)]
+            for slept in range(1, 4):
+                kernel.send(tap, fed)
+                await device.wait_readable()
+                tap.powered = False
+                assert device.read_batch() == fed
+                assert not tap.reads
+                device.write_batch([frame(1)])
+                assert device.counters.write_dropped == slept
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(wake_up)
+                    assert await read(device, 1) == [frame(99)]
+
+
+async def test_a_cable_that_is_plugged_in_while_the_driver_refuses(autojump_clock: trio.testing.MockClock) -> None:
+    with FakeKernel().installed() as kernel:
+        async with plugged(kernel, media=False) as (device, tap), trio.open_nursery() as nursery:
+
+            async def reader() -> None:
+                assert await read(device, 1) == [frame(1)]
+
+            nursery.start_soon(reader)
+            await trio.testing.wait_all_tasks_blocked()
+            tap.powered = False
+            device.set_media(True)
+            assert not tap.reads
+            await trio.sleep(1)
+            tap.powered = True
+            await trio.sleep(1)
+            kernel.send(tap, [frame(1)])
 
 
 async def test_reads_that_are_refused_for_ever_mean_that_it_is_gone(autojump_clock: trio.testing.MockClock) -> None:
@@ -298,6 +317,15 @@ async def test_a_waiting_reader_hears_of_the_removal() -> None:
                 kernel.halt(tap)
 
 
+async def test_an_empty_batch_tells_of_the_removal_at_once() -> None:
+    with FakeKernel().installed() as kernel:
+        async with plugged(kernel) as (device, tap):
+            kernel.halt(tap)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(DeviceGoneError, match="Game is gone"):
+                device.read_batch()
+
+
 @pytest.mark.parametrize("error", [kernel32.ERROR_DEVICE_REMOVED, kernel32.ERROR_NO_SUCH_DEVICE, 31])
 async def test_a_read_that_is_refused_for_good(error: int) -> None:
     with FakeKernel().installed() as kernel:
@@ -335,6 +363,37 @@ async def test_closing_with_operations_in_flight_waits_for_all_of_them() -> None
                 kernel.release_writes(tap)
         assert not iocp._held
         assert kernel.queues == {}
+
+
+async def test_a_reader_without_a_cable_hears_of_the_end() -> None:
+    with FakeKernel().installed() as kernel:
+        async with plugged(kernel, media=False) as (device, _), trio.open_nursery() as nursery:
+
+            async def reader() -> None:
+                with pytest.raises(DeviceGoneError, match="Game is closed"):
+                    await device.wait_readable()
+
+            nursery.start_soon(reader)
+            await trio.testing.wait_all_tasks_blocked()
+            device.close()
+
+
+async def test_a_reader_that_took_the_last_packets_lets_the_end_go_on(autojump_clock: trio.testing.MockClock) -> None:
+    """Both wait at the same queue, and what the one takes the other does not see."""
+    with FakeKernel().installed() as kernel:
+        before = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def reader(device: WindowsTapDevice) -> None:
+                with pytest.raises(DeviceGoneError):
+                    await device.wait_readable()
+
+            async with plugged(kernel) as (device, _):
+                nursery.start_soon(reader, device)
+                await trio.testing.wait_all_tasks_blocked()
+                device.close()
+                assert kernel.deliver() == READS
+        assert trio.current_time() == before
 
 
 async def test_what_the_kernel_keeps_is_not_given_back(autojump_clock: trio.testing.MockClock) -> None:
