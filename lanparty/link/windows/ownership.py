@@ -33,8 +33,8 @@ from lanparty.obs.errors import MachineError
 __all__ = ["current_owner", "is_alive", "windows_state_directory"]
 
 _PRIVATE: Final = "O:BAD:P(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)"
-"""SDDL: it belongs to the administrators (BA); nothing inherited from above; all access to them and the system (SY), for
-all that is in it. The owner is said: where User Account Control is off, or by the policy "Default owner for objects
+"""SDDL: it belongs to the administrators (BA); nothing inherited from above; all access to them and the system (SY),
+for all that is in it. The owner is said: where User Account Control is off, or by the policy "Default owner for objects
 created by members of the Administrators group", it would be the user, and the next start would not trust it."""
 _TRUSTED: Final = frozenset({"S-1-5-32-544", "S-1-5-18"})
 """Administrators, who own what an elevated program makes, and the system (Microsoft, "Well-known SIDs")."""
