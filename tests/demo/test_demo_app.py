@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from lanparty.demo.__main__ import main
 from lanparty.demo.app import Measured, table
 from lanparty.demo.probes import PingResult, Transfer, internet_checksum, percentile
 
@@ -80,3 +81,9 @@ def test_a_wrong_argument_is_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("lanparty.demo: error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_where_there_is_no_linux_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("sys.platform", "win32")
+    assert main([]) == 5
+    assert "run it on Linux" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from lanparty.cli.service import Service
-from lanparty.gateway import app
+from lanparty.gateway import __main__, app
 from lanparty.gateway.options import build_parser
 from lanparty.obs.errors import MachineError
 from lanparty.obs.log import captured
@@ -40,3 +40,12 @@ async def test_what_an_earlier_run_left_is_put_right_first_and_told(monkeypatch,
     assert [(entry["event"], entry["what"]) for entry in entries] == [
         ("program.repaired", "removed the interface lanparty-far0")
     ]
+
+
+async def test_where_there_is_no_linux_it_says_so(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    options = build_parser().parse_args(
+        ["--relay", "r.example:7777", "--room", "2345-6789-abcd", "--interface", "eth0"]
+    )
+    with pytest.raises(MachineError, match="run it on Linux"):
+        await __main__.amain(options, trio.Event(), Service())

@@ -50,6 +50,14 @@ def test_what_the_client_needs_can_be_imported_on_windows() -> None:
     assert not [name for name in imported if name.startswith(("lanparty.demo", "lanparty.gateway", "lanparty.relay"))]
 
 
+def test_the_other_programs_can_say_what_they_need_on_windows() -> None:
+    """And the relay needs nothing that Windows does not have."""
+    failures, imported = on_windows("lanparty", *[f"lanparty.{name}.__main__" for name in ("demo", "gateway", "relay")])
+    assert not failures, "\n".join(failures)
+    assert "lanparty.relay.switch" in imported
+    assert not {"lanparty.demo.sandbox", "lanparty.gateway.app"} & set(imported)
+
+
 def test_every_function_is_found_by_its_dll() -> None:
     """The way that only Windows goes: WinDLL, from Windows' own directory."""
     code = """
