@@ -175,12 +175,10 @@ class FakeNetwork:
         for guid, interface in self.interfaces.items():
             found["dns", guid] = interface.dns
             for family, settings in interface.families.items():
-                found["interface", guid, family] = (
-                    settings.metric,
-                    settings.default_routes_off,
-                    settings.router_discovery,
-                    settings.mtu,
-                )
+                found["metric", guid, family] = settings.metric
+                found["default-routes", guid, family] = settings.default_routes_off
+                found["router-discovery", guid, family] = settings.router_discovery
+                found["mtu", guid, family] = settings.mtu
         found.update({("network", guid): category for guid, category in self.networks.items()})
         return found
 

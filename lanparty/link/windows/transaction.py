@@ -92,6 +92,19 @@ class Machine(Protocol):
         ...
 
 
+@attrs.frozen
+class _Done:
+    """A step of the call that is going on."""
+
+    step: Step
+    written: Step | None
+    """What is in the journal for it."""
+    former: Step | None
+    """Our own earlier step, whose value this one replaces."""
+    new: bool
+    """Whether it was not in the journal before."""
+
+
 class Transaction:
     """What this program has changed, and the way back. Calls wait for each other."""
 
@@ -108,13 +121,13 @@ class Transaction:
     async def apply(self, steps: Iterable[Step]) -> None:
         """Carry ``steps`` out, in this order; all or none. Raises MachineError: one is refused."""
         async with self._lock:
-            done: list[Step] = []
+            done: list[_Done] = []
             try:
                 for step in steps:
                     await self._carry_out(step, done)
             except BaseException:
                 with trio.move_on_after(UNDO_DEADLINE, shield=True):
-                    await self._undo(done)
+                    await self._roll_back(done)
                 raise
 
     async def undo(self, belongs: Callable[[Key], bool] = lambda key: True) -> list[str]:
@@ -130,29 +143,61 @@ class Transaction:
             refused.append("Windows takes too long")
         return refused
 
-    async def _carry_out(self, step: Step, done: list[Step]) -> None:
+    async def _carry_out(self, step: Step, done: list[_Done]) -> None:
         for _ in range(_TRIES):
-            known = step in self.steps
-            self._log.record(step)
-            done.append(step)
+            entry = self._enter(step)
+            done.append(entry)
             try:
                 await self._machine.change(step)
             except ChangedError as error:
-                if not known:
-                    self._log.forget(step)
-                done.remove(step)
+                self._strike(entry, done)
                 if error.now == step.after or (step.before is None and error.now is not None):
                     return  # it is there already: borrowed
                 if error.now is None:
                     raise VanishedError(f"cannot change {self._machine.name(step)}: it is not there") from error
                 step = Step(step.key, error.now, step.after)
-                continue
-            except VanishedError:
-                self._log.forget(step)
-                done.remove(step)
+            except MachineError:  # carried out whole or not at all
+                self._strike(entry, done)
                 raise
-            return
+            else:
+                if entry.former is not None and entry.former != entry.written:
+                    self._log.forget(entry.former)
+                return
         raise MachineError(f"another program changes {self._machine.name(step)} all the time; end that program")
+
+    def _enter(self, step: Step) -> _Done:
+        """Write a step down. What we have set before is set once more: then what was before that is to be put back.
+
+        Both are written down for a moment, because the machine shows the former value until the change is made.
+        """
+        former = next((known for known in self.steps if (known.key, known.after) == (step.key, step.before)), None)
+        written: Step | None = step if former is None else Step(step.key, former.before, step.after)
+        if written is not None and written.before == written.after:
+            written = None  # back to what it was: nothing is left to undo
+        new = written is not None and written not in self.steps
+        if written is not None:
+            self._log.record(written)
+        return _Done(step, written, former, new)
+
+    def _strike(self, entry: _Done, done: list[_Done]) -> None:
+        """Take note that a step was not carried out."""
+        if entry.written is not None and entry.new:
+            self._log.forget(entry.written)
+        done.remove(entry)
+
+    async def _roll_back(self, done: list[_Done]) -> None:
+        """Undo what one call did: back to what was there when it began, which may be ours, too."""
+        for entry in reversed(done):
+            try:
+                if entry.former is not None:
+                    self._log.record(entry.former)
+                await self._machine.change(entry.step.undo())
+            except (ChangedError, VanishedError):
+                pass  # not carried out; or somebody else's now
+            except MachineError:
+                continue  # what is written down has the value that is there now
+            if entry.written is not None and entry.new:
+                self._log.forget(entry.written)
 
     async def _undo(self, steps: Iterable[Step]) -> list[str]:
         refused = []
