@@ -190,7 +190,8 @@ class FakeIpHelper:
         self.network = network
         self.callbacks: dict[int, tuple[str, Any]] = {}
         self.cancelled: set[int] = set()
-        self.inside_callback = False
+        self._calling = threading.Lock()
+        self._caller: int | None = None
         self._handles = itertools.count(0x100)
         self._memory: dict[int, Any] = {}
 
@@ -202,10 +203,12 @@ class FakeIpHelper:
         """Tell of a change, as Windows does: from another thread; returns when all callbacks have."""
 
         def call() -> None:
-            self.inside_callback = True
-            for _, callback in list(self.callbacks.values()):
-                callback(None, None, ip.MibParameterNotification)
-            self.inside_callback = False
+            for number in list(self.callbacks):
+                with self._calling:
+                    self._caller = threading.get_ident()
+                    if number in self.callbacks:
+                        self.callbacks[number][1](None, None, ip.MibParameterNotification)
+                    self._caller = None
 
         thread = threading.Thread(target=call)
         thread.start()
@@ -452,12 +455,13 @@ class FakeIpHelper:
         return self._register("NotifyUnicastIpAddressChange", callback, handle)
 
     def CancelMibChangeNotify2(self, handle: int) -> int:
-        assert not self.inside_callback, "a deadlock on Windows"
+        assert self._caller != threading.get_ident(), "a deadlock on Windows"
         if error := self._begin("CancelMibChangeNotify2"):
             return error
-        if handle not in self.callbacks:
-            return ip.ERROR_INVALID_PARAMETER
-        del self.callbacks[handle]
+        with self._calling:  # it waits for the callbacks that go on
+            if handle not in self.callbacks:
+                return ip.ERROR_INVALID_PARAMETER
+            del self.callbacks[handle]
         self.cancelled.add(handle)
         return 0
 
