@@ -17,6 +17,7 @@ from lanparty.link.windows.plan import AUTOMATIC, DEFAULT_HALVES, METRIC
 from lanparty.link.windows.transaction import Transaction
 from lanparty.link.windows.winapi import iphlpapi as ip
 from lanparty.obs.errors import ConnectionFailedError, MachineError
+from lanparty.obs.log import listening
 
 HERE = Owner(4711, 1000, "0x1", 0)
 RELAY = "203.0.113.10"
@@ -218,17 +219,15 @@ async def test_an_adapter_without_ipv4_is_told(player):
         await player.adapter.set_up(1500)
 
 
-async def test_dns_that_cannot_be_set_is_a_warning(tmp_path):
-    with on_windows(FakeNetwork.usual(), old=True) as windows:
-        player = Player(windows, tmp_path)
-        await player.adapter.set_up(1500)
-        assert windows.network.interfaces[TAP].families[4].metric == METRIC
-    network = FakeNetwork.usual()
+@pytest.mark.parametrize(("old", "reason"), [(True, "older than Windows 10"), (False, "administrator")])
+async def test_dns_that_cannot_be_set_is_a_warning(old, reason, tmp_path):
+    network, told = FakeNetwork.usual(), []
     network.refuse["SetInterfaceDnsSettings"] = ip.ERROR_ACCESS_DENIED
-    with on_windows(network) as windows:
-        player = Player(windows, tmp_path)
-        await player.adapter.set_up(1500)
+    with on_windows(network, old=old) as windows, listening(lambda event, fields: told.append(event.render(fields))):
+        await Player(windows, tmp_path).adapter.set_up(1500)
         assert network.interfaces[TAP].families[4].metric == METRIC
+    (sentence,) = told
+    assert reason in sentence
 
 
 async def test_what_windows_takes_back_is_renewed_and_the_players_dns_servers_are_followed(player, autojump_clock):
