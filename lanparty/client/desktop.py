@@ -42,7 +42,7 @@ from lanparty.obs.errors import ExitStatus, LanpartyError, UsageError
 from lanparty.obs.text import printable
 from lanparty.uplink.settings import PASSWORD_VARIABLE, check_password
 
-__all__ = ["Desk", "build_desktop_parser", "main", "start"]
+__all__ = ["Desk", "build_desktop_parser", "main", "start", "this_program"]
 
 NAME: Final = "lanparty"
 
@@ -101,15 +101,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Start for the player who sits here; an exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file or a pipe may have an encoding without the name of a player
         sys.stdout.reconfigure(errors="backslashreplace")
-    frozen = getattr(sys, "frozen", False)  # PyInstaller
     desk = Desk(
         console=SystemConsole(),
         elevation=this_systems_elevation(),
-        program=[sys.executable] if frozen else [sys.executable, "-m", "lanparty.client.desktop"],
+        program=this_program(),
         environment=os.environ,
         windows=sys.platform == "win32",
     )
     return start(sys.argv[1:] if arguments is None else arguments, desk)
+
+
+def this_program() -> list[str]:
+    """Give the command that starts this program again, with more rights.
+
+    With -P, because Python's -m imports from the working directory first: what lies in a player's downloads would run
+    as administrator.
+    """
+    if getattr(sys, "frozen", False):  # PyInstaller
+        return [sys.executable]
+    return [sys.executable, "-P", "-m", "lanparty.client.desktop"]
 
 
 def start(arguments: Sequence[str], desk: Desk) -> int:

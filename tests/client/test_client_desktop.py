@@ -21,7 +21,7 @@ from lanparty.cli.options import RelayAddress, parse
 from lanparty.cli.window import handling
 from lanparty.client import asking, elevation, remembered
 from lanparty.client.asking import SystemConsole
-from lanparty.client.desktop import Desk, build_desktop_parser, start
+from lanparty.client.desktop import Desk, build_desktop_parser, start, this_program
 from lanparty.client.elevation import SudoElevation, WindowsElevation
 from lanparty.client.options import build_parser
 from lanparty.client.remembered import encode_settings
@@ -495,6 +495,19 @@ def test_a_path_that_the_outputs_encoding_does_not_have(tmp_path):
     assert run.returncode == 2
     assert "Zoë\\u2603" in run.stdout
     assert "settings.toml is not TOML" in run.stdout
+
+
+def test_the_copy_with_rights_imports_nothing_from_where_the_player_is(tmp_path):
+    (tmp_path / "trio.py").write_text("print('as administrator')")
+    run = subprocess.run(
+        [*this_program(), "--version"], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+    )
+    assert (run.returncode, run.stdout) == (0, "lanparty.client 0.1.0\n")
+
+
+def test_the_packaged_program_is_started_as_itself(monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert this_program() == [sys.executable]
 
 
 def test_help_has_the_clients_options_and_its_own():
