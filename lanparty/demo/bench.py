@@ -26,7 +26,8 @@ import os
 import subprocess
 import tempfile
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -55,8 +56,11 @@ PEER_METRICS: Final = ("ping", "tcp", "udp", "busy8", "loss", "memory")
 """What peers are measured for unless --only says otherwise: what a goal or the table of systems refers to."""
 
 GUARD: Final = "guard"
-"""Not a metric but a comparison: our relay with the guard on strict and off, in turns, each with ``GUARD_METRICS``."""
+"""Not a metric but a comparison: the guard on strict beside off, both up at once and measured in turns."""
 GUARD_METRICS: Final = ("ping", "tcp", "udp")
+GUARD_TURNS: Final = 4
+"""Turns in a round. The pace of a shared machine changes by a third within a minute, the guard's price is some
+hundredths: so each turn is short, both sides of it follow at once upon each other, and there are many."""
 
 KINDS: Final[Mapping[str, type[System]]] = {
     OURS: Lanparty,
@@ -94,10 +98,7 @@ class _Run:
                 if not options.only or load.name in options.only:
                     self._attempt(number, load.name, partial(self._load, load))
             if options.only and GUARD in options.only:
-                # Each is first in every other round, so that neither always has the warmer or the quieter machine.
-                pair = (GuardStrict, GuardOff) if number % 2 else (GuardOff, GuardStrict)
-                for kind in pair:
-                    self._attempt(number, kind.name, partial(self._system, kind, GUARD_METRICS))
+                self._attempt(number, GUARD, self._guard)
 
     def _attempt(self, number: int, name: str, work: Callable[[], None]) -> None:
         _say(f"round {number} of {self.options.rounds}: {name} …")
@@ -109,23 +110,41 @@ class _Run:
         self.save()
 
     def _system(self, kind: type[System], metrics: Sequence[str]) -> None:
-        durations = bench_measure.QUICK if self.options.quick else bench_measure.FULL
         sample: Sample = {"noise": others_use()}
+        # Also what was measured before something failed.
+        self.rounds.setdefault(kind.name, []).append(sample)
+        with self._started(kind, bench_measure.QUICK if self.options.quick else bench_measure.FULL) as bench:
+            for name in metrics:
+                sample |= _measured(bench, name)
+
+    def _guard(self) -> None:
+        """Measure both sides of the guard's comparison in turns. A turn counts when both sides of it are whole."""
+        kinds = (GuardStrict, GuardOff)
+        with ExitStack() as stack:
+            benches = [stack.enter_context(self._started(kind, bench_measure.QUICK)) for kind in kinds]
+            for turn in range(GUARD_TURNS):
+                samples: list[Sample] = [{}, {}]
+                for name in GUARD_METRICS:
+                    # Each is first every other time: neither always has the warmer or the quieter machine.
+                    for side in (0, 1) if turn % 2 == 0 else (1, 0):
+                        samples[side] |= _measured(benches[side], name)
+                for kind, sample in zip(kinds, samples, strict=True):
+                    self.rounds.setdefault(kind.name, []).append(sample)
+                self.save()
+
+    @contextmanager
+    def _started(self, kind: type[System], durations: bench_measure.Durations) -> Iterator[Bench]:
+        """A system that is up, in a lab of its own."""
         with Lab(gro=self.options.gro == "on") as lab, tempfile.TemporaryDirectory() as directory:
             lab.cut_direct()
             system = kind(lab, Path(directory))
             bench = Bench(lab, system, durations)
             try:
                 system.start()
-                for name in metrics:
-                    found = METRICS[name](bench)
-                    sample |= found
-                    _say(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
+                yield bench
                 self.facts[kind.name] = {"cipher": kind.cipher, **system.facts()}
             finally:
                 system.stop()
-                # Also what was measured before something failed.
-                self.rounds.setdefault(kind.name, []).append(sample)
                 self.trails.append({"system": kind.name, **bench.trails})
 
     def _load(self, load: Load) -> None:
@@ -167,6 +186,13 @@ class _Run:
     def save(self) -> None:
         """Write the JSON as it is now."""
         _write(self.options.json, json.dumps(self.document(), indent=1) + "\n")
+
+
+def _measured(bench: Bench, name: str) -> Sample:
+    """One metric of a system that is up; said as well."""
+    found = METRICS[name](bench)
+    _say(f"  {bench.system.name} {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
+    return found
 
 
 def results_from(document: Mapping[str, Any]) -> Results:

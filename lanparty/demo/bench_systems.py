@@ -196,8 +196,8 @@ class Lanparty(System):
     cipher = "QUIC v1, TLS 1.3 (AES-128-GCM), DATAGRAM frames"
     interface = "lp0"
     players = PLAYERS
-    relay_options: ClassVar[tuple[str, ...]] = ()
-    """What its relay is started with beside what it must have."""
+    house_options: ClassVar[tuple[str, ...]] = ()
+    """What its relay and its gateway are started with beside what they must have."""
 
     def profile(self, program: str, prefix: Sequence[str]) -> None:
         """Before ``start``: have a program's interpreter run with these arguments before ``-m MODULE``."""
@@ -206,14 +206,14 @@ class Lanparty(System):
 
     def start_house(self) -> None:
         """As ``System``; frames are read from the gateway's card itself, so no bridge is made."""
-        self.started["relay"] = [self.party.start_relay(*self.relay_options, wait=False)]
+        self.started["relay"] = [self.party.start_relay(*self.house_options, wait=False)]
         deadline = time.monotonic() + START_TIMEOUT
         while not self.party.certificate.exists():
             self.check_alive()
             if time.monotonic() > deadline:
                 raise LanpartyError("the relay does not start: try the demo (python -m lanparty.demo), which says why")
             time.sleep(0.02)
-        self.started["gateway"] = [self.party.start_gateway(wait=False)]
+        self.started["gateway"] = [self.party.start_gateway(*self.house_options, wait=False)]
 
     def start_player(self, player: str) -> None:
         """As ``System``; the client gives the interface its address."""
@@ -239,14 +239,14 @@ class GuardStrict(Lanparty):
     """With the guard that is the default."""
 
     name = "guard-strict"
-    relay_options = ("--guard", "strict")
+    house_options = ("--guard", "strict")
 
 
 class GuardOff(Lanparty):
-    """With a relay that judges no frame."""
+    """With a relay and a gateway that judge no frame."""
 
     name = "guard-off"
-    relay_options = ("--guard", "off")
+    house_options = ("--guard", "off")
 
 
 class Vxlan(System):

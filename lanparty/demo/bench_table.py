@@ -249,13 +249,13 @@ _GUARDED: Final = (
 
 
 def guard_table(results: Results) -> str:
-    """The relay's guard on strict against off; nothing when it was not measured.
+    """The guard on strict against off; nothing when it was not measured.
 
-    The ratio is the median of each round's own: the two of one round have the machine's same pace, all of them have
-    not.
+    The ratio is the median of each turn's own: the two sides of one turn have the machine's same pace, all of them have
+    not. The spread is that of the middle half of the turns: what a single turn says is the machine's doing.
     """
     strict, off = (results.numbers.get(name, {}) for name in (GuardStrict.name, GuardOff.name))
-    rows = [["guard", "off", "strict", "strict / off", "spread", "goal", "reached"]]
+    rows = [["guard", "off", "strict", "strict / off", "middle half", "goal", "reached"]]
     for label, key, throughput in _GUARDED:
         if key not in strict or key not in off:
             continue
@@ -269,12 +269,17 @@ def guard_table(results: Results) -> str:
                 _number(off[key].median),
                 _number(strict[key].median),
                 f"{ratio:.2f}",
-                f"{min(ratios):.2f}–{max(ratios):.2f}",
+                f"{_quantile(ratios, 1):.2f}–{_quantile(ratios, 3):.2f}",
                 f"≥ {GUARD_GOAL:g}" if throughput else "–",
                 "–" if not throughput else "yes" if ratio >= GUARD_GOAL else "NO",
             ]
         )
     return _markdown(rows) if len(rows) > 1 else ""
+
+
+def _quantile(values: Sequence[float], quarter: int) -> float:
+    """The first or third quartile."""
+    return statistics.quantiles(values, n=4, method="inclusive")[quarter - 1] if len(values) > 1 else values[0]
 
 
 def systems_table(results: Results) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +12,7 @@ from lanparty.demo import bench
 from lanparty.demo.bench import PEERS, main, peers_of, results_from
 from lanparty.demo.bench_micro import MICRO, run_micro
 from lanparty.demo.bench_systems import Carrier, GuardStrict
-from lanparty.obs.errors import UsageError
+from lanparty.obs.errors import LanpartyError, UsageError
 
 NUMBER = {"median": 2.0, "least": 1.0, "most": 3.0, "values": [1.0, 2.0, 3.0]}
 DOCUMENT = {
@@ -92,19 +94,56 @@ def test_a_missing_or_failing_micro_benchmark_is_named_and_the_others_run(monkey
     assert len(problems) == 3
 
 
-def test_the_guards_comparison_takes_turns(monkeypatch, tmp_path, capsys):
-    """Three rounds, strict and off in each, none always first; the table and the JSON have both."""
+@pytest.fixture
+def sides(monkeypatch):
+    """Both sides of the guard's comparison without a lab; what is measured of them, in order."""
     order = []
 
-    def measured(run, kind, metrics):
-        order.append(kind.name)
-        run.rounds.setdefault(kind.name, []).append({"tcp_up_mbit": 95.0 if kind is GuardStrict else 100.0})
+    @contextmanager
+    def started(_run, kind, _durations):
+        order.append(f"{kind.name} up")
+        yield SimpleNamespace(system=kind)
+        order.append(f"{kind.name} down")
 
-    monkeypatch.setattr(bench._Run, "_system", measured)
+    def measured(bench):
+        order.append(bench.system.name)
+        return {"tcp_up_mbit": 95.0 if bench.system is GuardStrict else 100.0}
+
+    monkeypatch.setattr(bench._Run, "_started", started)
+    monkeypatch.setattr(bench, "METRICS", {"tcp": measured})
+    monkeypatch.setattr(bench, "GUARD_METRICS", ("tcp",))
     monkeypatch.setattr(bench.sandbox, "is_inside", lambda: True)
+    return order
+
+
+def test_the_guards_comparison_takes_turns(sides, tmp_path, capsys):
+    """Both sides are up all the time, and none is always first; the table and the JSON have both."""
     path = tmp_path / "results.json"
-    assert main(["--only", "guard", "--peers", "none", "--rounds", "3", "--json", str(path)]) == 0
-    assert order == ["guard-strict", "guard-off", "guard-off", "guard-strict", "guard-strict", "guard-off"]
+    assert main(["--only", "guard", "--peers", "none", "--rounds", "1", "--json", str(path)]) == 0
+    strict, off = "guard-strict", "guard-off"
+    turns = [strict, off, off, strict, strict, off, off, strict]
+    assert sides == [f"{strict} up", f"{off} up", *turns, f"{off} down", f"{strict} down"]
     assert "| 0.95" in capsys.readouterr().out
+    assert len(json.loads(path.read_text())["systems"][strict]["numbers"]["tcp_up_mbit"]["values"]) == 4
     assert main(["--from", str(path)]) == 0
     assert "| 0.95" in capsys.readouterr().out
+
+
+def test_a_turn_that_broke_off_counts_for_neither_side(sides, tmp_path, monkeypatch, capsys):
+    whole = bench.METRICS["tcp"]
+
+    def fails_once(one):
+        if len(sides) == 2 + 5:
+            sides.append("failed")
+            raise LanpartyError("iperf3 fell over")
+        return whole(one)
+
+    monkeypatch.setitem(bench.METRICS, "tcp", fails_once)
+    path = tmp_path / "results.json"
+    assert main(["--only", "guard", "--peers", "none", "--rounds", "1", "--json", str(path)]) == 1
+    systems = json.loads(path.read_text())["systems"]
+    assert {name: len(system["numbers"]["tcp_up_mbit"]["values"]) for name, system in systems.items()} == {
+        "guard-strict": 2,
+        "guard-off": 2,
+    }
+    assert "iperf3 fell over" in capsys.readouterr().out
