@@ -179,6 +179,12 @@ class CongestionControl(Protocol):
     datagram_size: int
     """Bytes of UDP payload that a packet has now; the owner sets it when path MTU discovery found another."""
 
+    catch_up: float
+    """Seconds of a late wake-up that may be made up for at once: a burst, and a queue of that length if the path is no
+    faster."""
+    missed: float
+    """Bytes so far that the pacing rate would have let out, had this program come in time; the owner sets it."""
+
     @property
     def rate(self) -> float:
         """Bytes per second delivered at best in the recent past; 0.0 before anything was."""
@@ -225,6 +231,8 @@ class DelayBounded:
         self.datagram_size = datagram_size
         self.window = 0
         self.pacing_rate = math.inf
+        self.catch_up = 0.0  # the delays of the program are in our samples already: more of them would only add noise
+        self.missed = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -291,6 +299,7 @@ class DelayBounded:
         self._count = 0
         self._acked = self._idle = self._lost = self._loss_events = 0
         self._peak = 0
+        self._missed_before = self.missed
 
     # -- facts -------------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,18 @@ _BUSY_ROW: Final = 3
 """Epochs in a row that must have been busy before pipe may fall: on an overloaded machine the kernel's own work waits
 for its turn, too, which looks like a queue for one epoch, but not for three."""
 
+_CATCH_UP: Final = 0.004
+"""Seconds: as long as its timers are late on a machine with two busy cores. Where they are, so is everything else."""
+
+_MISSED: Final = 0.25
+"""Times what was delivered in an epoch: from this on, what the program came too late to send says that the epoch shows
+the program's pace and not the path's."""
+
+_LATE_GAIN: Final = 1.1
+_LATE_MOST: Final = 8.0
+"""Times pipe, for each such epoch without a queue; times the delivered rate at most: a program that has its turn each
+10 ms, and then sends a quantum and what is made up for, needs twice to four times the rate that it gets."""
+
 _RECENT: Final = 0.005
 """Seconds of samples, or a base round trip up to 20 ms, of which the smallest is the queue now: one stall is none."""
 
@@ -85,6 +97,7 @@ class RateBounded(DelayBounded):
         self._over_pipe = 0.0
         self._busy_row = 0
         super()._reset()
+        self.catch_up = _CATCH_UP
 
     def on_ack(self, sample: AckSample) -> None:
         """Take what a batch of ACKs, or a loss timer, showed."""
@@ -144,6 +157,9 @@ class RateBounded(DelayBounded):
             self._pipe += (rate - self._pipe) * (0.5 if queue > 3 * self.target else 0.25)
         elif rate > self._pipe:
             self._pipe += (rate - self._pipe) * 0.5
+        elif not busy and self.missed - self._missed_before > _MISSED * self._acked:
+            # No queue, and yet less than was allowed: this program came too late to send it, so the path may have more.
+            self._pipe = max(self._pipe, min(self._pipe * _LATE_GAIN, _LATE_MOST * self.rate))
         if self._is_rival(queue):
             self._begin_drain(now, rate, Reason.SUSPECT)
         elif not self._over and now - self._base_at > BASE_WINDOW:

@@ -55,3 +55,26 @@ def test_when_it_says_ready_a_packet_may_leave(rate, sent):
     pacer.on_sent(sent)
     at = pacer.ready_at()
     assert pacer.allowance(at + 1e-9, rate) > 0
+
+
+@given(rate=st.floats(1e6, 1e9), late=st.floats(0.0, 0.05), catch_up=st.floats(0.0, 0.01))
+def test_of_a_late_wake_up_a_part_is_made_up_for_and_the_rest_is_told(rate, late, catch_up):
+    pacer = Pacer()
+    pacer.on_sent(pacer.allowance(10.0, rate, catch_up))
+    due = pacer.ready_at()
+    allowed = pacer.allowance(due + late, rate, catch_up)
+    most = max(rate * (QUANTUM + min(late, catch_up)), 3000)
+    owed = max(rate * QUANTUM / 2, 1472) + rate * late
+    assert allowed <= most
+    assert math.isclose(allowed, min(owed, most), rel_tol=0.01, abs_tol=2)
+    assert math.isclose(pacer.missed, max(owed - most, 0.0), rel_tol=0.01, abs_tol=2)
+
+
+def test_nothing_is_missed_while_nobody_asked_to_be_woken():
+    """The window was full, or there was nothing to send: that is not a late program."""
+    pacer = Pacer()
+    pacer.allowance(10.0, 1e6, 0.004)
+    pacer.ready_at()
+    pacer.on_sent(3000)
+    assert pacer.allowance(20.0, 1e6, 0.004) == 3000
+    assert pacer.missed == 0

@@ -141,7 +141,10 @@ class Recovery(QuicPacketRecovery):
         """Bytes that may leave now, by window and pacing; 0 or less: none."""
         if self.flight.packets >= _MAX_PACKETS:
             return 0
-        return min(self.window - self.bytes_in_flight, self.pace.allowance(now, self.control.pacing_rate))
+        control, pace = self.control, self.pace
+        paced = pace.allowance(now, control.pacing_rate, control.catch_up)
+        control.missed = pace.missed
+        return min(self.window - self.bytes_in_flight, paced)
 
     def urgent_allowance(self) -> int:
         """Bytes of urgent datagrams that may leave although ``allowance`` has just said none."""

@@ -184,7 +184,7 @@ class PacketSender:
             room = control.window - flight.bytes
             if room <= 0:
                 break
-            if self._pacer.allowance(now, control.pacing_rate) <= 0:
+            if self._pacer.allowance(now, control.pacing_rate, control.catch_up) <= 0:
                 # Timers come at whole ticks, never early.
                 self._wake_at(math.ceil(self._pacer.ready_at() / TICK) * TICK)
                 break

@@ -19,6 +19,7 @@ class Reno:
         self._datagram_size = 1472
         self.window = 10 * 1472
         self.pacing_rate = math.inf
+        self.catch_up = self.missed = 0.0
         self._threshold = math.inf
         self._recovery = -1
         self._round_end = 0
