@@ -93,6 +93,7 @@ class FakeRoute:
     metric: int
     protocol: int = ip.RouteProtocolNetMgmt
     loopback: bool = False
+    origin: int = ip.NlroManual
 
 
 RouteName = tuple[str, str, str | None]
@@ -359,7 +360,9 @@ class FakeIpHelper:
     def _route_row(self, name: RouteName, route: FakeRoute) -> ip.MIB_IPFORWARD_ROW2:
         guid, destination, gateway = name
         network = ipaddress.ip_network(destination)
-        row = ip.MIB_IPFORWARD_ROW2(Metric=route.metric, Protocol=route.protocol, Loopback=route.loopback)
+        row = ip.MIB_IPFORWARD_ROW2(
+            Metric=route.metric, Protocol=route.protocol, Loopback=route.loopback, Origin=route.origin
+        )
         row.InterfaceLuid.Value = self.network.interfaces[guid].luid
         row.InterfaceIndex = self.network.interfaces[guid].index
         row.DestinationPrefix.Prefix = socket_address(str(network.network_address))

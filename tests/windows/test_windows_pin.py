@@ -9,7 +9,6 @@ from fake_iphelper import ETHERNET, TAP, WIFI, FakeNetwork, FakeRoute, on_window
 from trio.testing import wait_all_tasks_blocked
 
 from lanparty.link.journal import Owner
-from lanparty.link.windows import network as network_module
 from lanparty.link.windows.adapter_network import AdapterNetwork
 from lanparty.link.windows.network import NetworkApi
 from lanparty.link.windows.pin import QUIET, RelayPin
@@ -26,12 +25,15 @@ PIN = (ETHERNET, f"{RELAY}/32", "192.0.2.1")
 STOLEN = (TAP, f"{RELAY}/32", "192.168.77.1")
 
 
-class InLine(NetworkApi):
-    """Steps are carried out in trio's own thread: then a test knows when they are."""
+@pytest.fixture(autouse=True)
+def _no_threads(monkeypatch):
+    """A test knows when all tasks wait, but not what worker threads do."""
 
-    async def change(self, step):
+    async def in_line(call, *arguments, **_):
         await trio.lowlevel.checkpoint()
-        network_module._change(step)
+        return call(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", in_line)
 
 
 class Player:
@@ -40,7 +42,7 @@ class Player:
     def __init__(self, windows, directory):
         self.windows = windows
         self.network = windows.network
-        self.api = InLine(TAP)
+        self.api = NetworkApi(TAP)
         self.transaction = Transaction(self.api, directory, HERE)
         self.pin = RelayPin(self.api, self.transaction, avoid=(TAP,))
         self.adapter = AdapterNetwork(self.api, self.transaction, TAP)
@@ -51,7 +53,7 @@ class Player:
 
     async def changed(self):
         """Let Windows tell of changes, and everybody look at them."""
-        await trio.to_thread.run_sync(self.windows.ip_helper.notify)
+        self.windows.ip_helper.notify()
         await wait_all_tasks_blocked()
 
 
@@ -175,6 +177,16 @@ async def test_the_house_steals_the_relays_route(player):
         await player.changed()
 
 
+@pytest.mark.parametrize("mark", [{"origin": ip.NlroDHCP}, {"protocol": 19}])
+async def test_a_host_route_by_dhcp_is_removed(mark, player):
+    await player.adapter.set_up(1500)
+    await player.pin.pin(RELAY)
+    async with guarded(player):
+        player.network.routes[STOLEN] = FakeRoute(0, **mark)
+        await player.changed()
+        assert player.pins() == {PIN: 0}
+
+
 async def test_other_changes_do_not_matter(player):
     await player.pin.pin(RELAY)
     async with guarded(player):
@@ -238,19 +250,37 @@ async def test_what_windows_takes_back_is_renewed_and_the_players_dns_servers_ar
         await nursery.start(player.adapter.keep)
         tap.families[4].metric = AUTOMATIC
         network.interfaces[ETHERNET].dhcp_dns = ("198.51.100.53",)
-        await trio.to_thread.run_sync(player.windows.ip_helper.notify)
+        player.windows.ip_helper.notify()
         await trio.sleep(5)
         assert tap.families[4].metric == METRIC
         assert tap.dns == "198.51.100.53"
         for _ in range(60):  # somebody insists
             tap.families[4].metric = 50
-            await trio.to_thread.run_sync(player.windows.ip_helper.notify)
+            player.windows.ip_helper.notify()
             await trio.sleep(5)
         assert tap.families[4].metric == 50
         network.remove(TAP)
-        await trio.to_thread.run_sync(player.windows.ip_helper.notify)
+        player.windows.ip_helper.notify()
         await trio.sleep(5)
         nursery.cancel_scope.cancel()
+
+
+async def test_routes_by_dhcp_do_not_take_the_players_traffic(player, autojump_clock):
+    network, told = player.network, []
+    network.routes[TAP, "198.51.100.0/24", "192.168.77.9"] = FakeRoute(0)  # the player's own
+    await player.adapter.set_up(1500)
+    before = network.state()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(player.adapter.keep)
+        with listening(lambda event, fields: told.append(event.render(fields))):
+            for _ in range(3):
+                for half in DEFAULT_HALVES:
+                    network.routes[TAP, half, "192.168.77.1"] = FakeRoute(0, origin=ip.NlroDHCP)
+                player.windows.ip_helper.notify()
+                await trio.sleep(5)
+                assert network.state() == before
+        nursery.cancel_scope.cancel()
+    assert told == [f"DHCP: ignored the route to {half} by 192.168.77.1." for half in DEFAULT_HALVES]
 
 
 async def test_the_default_route_by_the_house_is_two_halves_and_only_with_a_pin(player):

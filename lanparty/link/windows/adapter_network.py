@@ -6,6 +6,9 @@ Must not know: iphlpapi, the relay's pin beyond whether there is one, DHCP.
     set_up           before the cable is plugged in: the plan of plan.py, all or nothing
     keep             while it runs: the same again after changes, because the player's own DNS servers change with the
                      Wi-Fi, and Windows now and then takes a setting back, at a restart of the adapter, say
+                     Also, routes that the house's DHCP gives besides a default route (options 121, 249) are removed:
+                     0.0.0.0/1 and 128.0.0.0/1 among them would take all traffic, which DisableDefaultRoutes does not
+                     prevent. On Linux our own DHCP client ignores them
     lead_by          the default route by the house, when the player wants it
 
 Everything is taken back by the transaction.
@@ -23,7 +26,12 @@ import trio
 from lanparty.link.windows.plan import DnsKey, InterfaceKey, Key, RouteKey, Snapshot, Step, Wish, default_halves, plan
 from lanparty.link.windows.transaction import Transaction, VanishedError
 from lanparty.obs.errors import MachineError
-from lanparty.obs.events import CLIENT_DEFAULT_ROUTE, CLIENT_DEFAULT_ROUTE_REFUSED, CLIENT_DNS_SHARED
+from lanparty.obs.events import (
+    CLIENT_DEFAULT_ROUTE,
+    CLIENT_DEFAULT_ROUTE_REFUSED,
+    CLIENT_DHCP_IGNORED,
+    CLIENT_DNS_SHARED,
+)
 from lanparty.obs.log import log
 
 __all__ = ["AdapterNetwork"]
@@ -39,6 +47,10 @@ class Network(Protocol):
 
     async def snapshot(self) -> Snapshot:
         """Look at everything. Raises MachineError."""
+        ...
+
+    async def drop_dhcp_routes(self, interface: str) -> list[RouteKey]:
+        """Remove the routes by a gateway that DHCP has put there; gives them. Raises MachineError."""
         ...
 
     def alias(self, interface: str) -> str:
@@ -58,8 +70,10 @@ class AdapterNetwork:
         self._transaction = transaction
         self._adapter = adapter
         self._wish = Wish(adapter, 1500, accept_dns=accept_dns)
+        self._names_refused = False
         self._router: str | None = None
         self._renewals: dict[Key, int] = {}
+        self._dropped: set[str] = set()
         self._lock = trio.Lock()
 
     async def set_up(self, mtu: int) -> None:
@@ -90,6 +104,7 @@ class AdapterNetwork:
             await self._transaction.apply(steps)
         except MachineError as error:
             reason = str(error)
+        self._names_refused = reason is not None
         if reason is not None:
             log(CLIENT_DNS_SHARED, interface=self._network.alias(self._adapter), reason=reason)
 
@@ -103,8 +118,15 @@ class AdapterNetwork:
 
     async def _renew(self) -> None:
         async with self._lock:
+            for route in await self._network.drop_dhcp_routes(self._adapter):
+                what = f"the route to {route.destination} by {route.gateway}"
+                if what not in self._dropped and len(self._dropped) < _MAX_RENEWALS:
+                    self._dropped.add(what)
+                    log(CLIENT_DHCP_IGNORED, what=what)
             steps = []
             for step in plan(await self._network.snapshot(), self._wish):
+                if isinstance(step.key, DnsKey) and self._names_refused:
+                    continue  # it was said once, and is no reason to end
                 if self._renewals.get(step.key, 0) < _MAX_RENEWALS:
                     self._renewals[step.key] = self._renewals.get(step.key, 0) + 1
                     steps.append(step)

@@ -35,6 +35,7 @@ __all__ = [
     "current_metric",
     "current_setting",
     "delete_route",
+    "dhcp_routes",
     "guid_of_luid",
     "index_of",
     "luid_of_guid",
@@ -57,6 +58,8 @@ MAX_ROWS: Final = 1 << 20
 """Rows of a table that are read; a machine with more routes is no player's."""
 _FAMILIES: Final[dict[int, Family]] = {ip.AF_INET: 4, ip.AF_INET6: 6}
 _AF: Final[dict[Family, int]] = {4: ip.AF_INET, 6: ip.AF_INET6}
+_ROUTE_PROTOCOL_DHCP: Final = 19
+"""RouteProtocolDhcp of newer SDKs' nldef.h (mingw-w64 lacks it): some releases of Windows give this instead."""
 _UNSPECIFIED: Final = {4: str(ipaddress.IPv4Address(0)), 6: str(ipaddress.IPv6Address(0))}
 _SENTENCES: Final = {
     ip.ERROR_ACCESS_DENIED: "Windows does not allow it; start this program as administrator",
@@ -254,6 +257,19 @@ def read_routes() -> dict[RouteKey, int]:
                 key = _route_key(guid, row)
             if key is not None:
                 found[key] = int(row.Metric)
+    return found
+
+
+def dhcp_routes(guid: str) -> list[RouteKey]:
+    """Give the routes with a gateway that DHCP has put on an interface, but for default routes."""
+    found = []
+    with _table("GetIpForwardTable2", ip.MIB_IPFORWARD_TABLE2) as rows:
+        for row in rows:
+            if row.Origin != ip.NlroDHCP and row.Protocol != _ROUTE_PROTOCOL_DHCP:
+                continue
+            key = _route_key(guid, row) if guid_of_luid(row.InterfaceLuid.Value) == guid else None
+            if key is not None and key.gateway is not None and ipaddress.ip_network(key.destination).prefixlen:
+                found.append(key)
     return found
 
 

@@ -6,8 +6,9 @@ Must not know: why a step is taken (plan.py), the journal (transaction.py).
     NetworkApi.snapshot, change    what transaction.py needs (`Machine`)
     NetworkApi.way, addresses, watch    what the client needs (`lanparty.link.machine.Underlay`)
 
-Calls that read are made where they are called: they take a fraction of a millisecond. Calls that write, and all COM,
-are made in a worker thread, because they wait for other processes, and the tunnel's frames would wait with them.
+A question about one route or the addresses is asked where it is called: it takes a fraction of a millisecond. The whole
+snapshot, calls that write, and all COM, are made in a worker thread: they may take many milliseconds or wait for other
+processes, and the tunnel's frames would wait with them.
 
 **Notifications** come in a thread of Windows, whenever it likes. The callback only wakes the iteration, through
 ``TrioToken.run_sync_soon``; bursts become one. It must never call CancelMibChangeNotify2, which waits until all
@@ -74,15 +75,7 @@ class NetworkApi:
 
         Raises MachineError.
         """
-        await trio.lowlevel.checkpoint()
-        values: dict[Key, Value] = {}
-        for setting, value in iphelper.read_interfaces().items():
-            values[setting] = value
-        for route, metric in iphelper.read_routes().items():
-            values[route] = metric
-        if self.tap is not None:
-            values[DnsKey(self.tap)] = iphelper.current_dns(self.tap)
-        return Snapshot(values, iphelper.read_metrics(), _own_name_servers(self.tap))
+        return await trio.to_thread.run_sync(_look, self.tap)
 
     async def change(self, step: Step) -> None:
         """See `lanparty.link.windows.transaction.Machine`."""
@@ -105,6 +98,13 @@ class NetworkApi:
                 return f"the DHCP setting of {iphelper.alias(step.key.interface)}"
             case AddressKey():
                 return f"the address {step.key.address} of {iphelper.alias(step.key.interface)}"
+
+    async def drop_dhcp_routes(self, interface: str) -> list[RouteKey]:
+        """Remove the routes by a gateway that DHCP has put there; gives them. Raises MachineError.
+
+        They belong to the lease, and vanish with it; so they are never put back, and no step of a transaction.
+        """
+        return await trio.to_thread.run_sync(_drop_dhcp_routes, interface)
 
     # For the client
 
@@ -162,6 +162,18 @@ def _notified(function: str, callback: Any) -> Iterator[None]:
     finally:
         if IPHLPAPI.CancelMibChangeNotify2(handle):
             _not_cancelled.append(callback)
+
+
+def _look(tap: str | None) -> Snapshot:
+    values: dict[Key, Value] = dict(iphelper.read_interfaces().items())
+    values.update(iphelper.read_routes().items())
+    if tap is not None:
+        values[DnsKey(tap)] = iphelper.current_dns(tap)
+    return Snapshot(values, iphelper.read_metrics(), _own_name_servers(tap))
+
+
+def _drop_dhcp_routes(interface: str) -> list[RouteKey]:
+    return [route for route in iphelper.dhcp_routes(interface) if iphelper.delete_route(route)]
 
 
 def _own_name_servers(tap: str | None) -> tuple[str, ...]:

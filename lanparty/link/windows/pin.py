@@ -18,8 +18,9 @@ reach the relay without the tunnel, DHCP or not:
 * The pin is gone. Windows removes an interface's routes when its cable or its Wi-Fi is lost for a moment, and gives
   back only those of DHCP. So the pin is put back, also where nothing is wrong yet: else the tunnel's packets would go
   into the tunnel as soon as the house's routes fit.
-* The relay's route leads into the tunnel although the pin is there: the house has a host route to it, too, and the
-  adapter has the lower metric; or somebody changed a metric. Nothing that we could put back helps, so the program ends.
+* The relay's route leads into the tunnel although the pin is there: somebody has made a host route to it, too, and the
+  adapter has the lower metric. If it is DHCP's, it is removed, which adapter_network.py does anyway. Else nothing that
+  we could put back helps, so the program ends.
 * The same happens again within `QUIET` after the pin was put back: somebody removes it each time. The program ends,
   instead of fighting for ever.
 """
@@ -53,6 +54,10 @@ class Network(Protocol):
 
     async def snapshot(self) -> Snapshot:
         """Look at everything. Raises MachineError."""
+        ...
+
+    async def drop_dhcp_routes(self, interface: str) -> list[RouteKey]:
+        """Remove the routes by a gateway that DHCP has put there; gives them. Raises MachineError."""
         ...
 
     async def addresses(self) -> frozenset[str]:
@@ -144,7 +149,7 @@ class RelayPin:
             if snapshot.value(pin.hop) is None:
                 await self._put_back(pin)
             elif self._into_tunnel(pin.address):
-                raise self._stolen(pin.address, "another route to it has a lower metric")
+                await self._require_outside(pin.address)
 
     async def _put_back(self, pin: _Pin) -> None:
         again = trio.current_time() - self._put_back_at < QUIET
@@ -157,8 +162,14 @@ class RelayPin:
         except ConnectionFailedError:
             self._pin = pin  # no network at all now: the next change is looked at, too
             return
-        if self._into_tunnel(pin.address):
-            raise self._stolen(pin.address, "another route to it has a lower metric")
+        await self._require_outside(pin.address)
+
+    async def _require_outside(self, address: str) -> None:
+        if self._into_tunnel(address):
+            for interface in self.avoid:
+                await self._network.drop_dhcp_routes(interface)
+        if self._into_tunnel(address):
+            raise self._stolen(address, "another route to it has a lower metric")
 
     def _into_tunnel(self, address: str) -> bool:
         found = self._network.best_route(address)
