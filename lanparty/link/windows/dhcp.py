@@ -114,6 +114,7 @@ def _view(entry: Any) -> AdapterView:
         server=server,
         gateways=tuple(text for text in gateways if text is not None),
         name_servers=tuple(text for text in name_servers if text is not None),
+        mac=bytes(entry.PhysicalAddress[: entry.PhysicalAddressLength]),
     )
 
 

@@ -21,12 +21,14 @@ import ctypes
 from typing import Final
 
 from lanparty.link.windows import adapters, iphelper
+from lanparty.link.windows.dhcp import read_adapters
+from lanparty.link.windows.lease import AdapterView
 from lanparty.link.windows.registry import read_number, write_number
 from lanparty.link.windows.winapi import iphlpapi as ip
 from lanparty.link.windows.winapi.iphlpapi import IPHLPAPI
 from lanparty.obs.errors import MachineError
 
-__all__ = ["address_prefix", "create_address", "delete_address", "dhcp_switch", "switch_dhcp"]
+__all__ = ["address_prefix", "create_address", "delete_address", "dhcp_switch", "running", "switch_dhcp"]
 
 _PARAMETERS: Final = r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters\Interfaces"
 _SWITCH: Final = "EnableDHCP"
@@ -97,6 +99,12 @@ def switch_dhcp(interface: str, on: int) -> None:
     except MachineError:
         write_number(f"{_PARAMETERS}\\{interface}", _SWITCH, int(not on))
         raise
+
+
+def running(interface: str) -> AdapterView | None:
+    """Give the interface as it runs now, which may be otherwise than the registry says. Raises MachineError."""
+    index = iphelper.index_of(interface)
+    return next((view for view in read_adapters() if view.index == index), None)
 
 
 def _row(interface: str, address: str) -> ip.MIB_UNICASTIPADDRESS_ROW | None:

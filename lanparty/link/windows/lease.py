@@ -97,6 +97,7 @@ class AdapterView:
     server: str | None = None
     gateways: tuple[str, ...] = ()
     name_servers: tuple[str, ...] = ()
+    mac: bytes = b""
 
 
 @attrs.frozen

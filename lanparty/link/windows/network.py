@@ -218,7 +218,8 @@ def _change(step: Step) -> None:
             switch = fixed.dhcp_switch(interface)
             if switch is None:
                 raise VanishedError(f"there is no adapter {interface} (any more)")
-            _require(switch, step)
+            if switch != step.after or not _runs_with_dhcp(interface, step.before):
+                _require(switch, step)
             fixed.switch_dhcp(interface, int(step.after == 1))
         case AddressKey() as address:
             _change_address(address, step)
@@ -257,12 +258,31 @@ def _change_address(key: AddressKey, step: Step) -> None:
             raise VanishedError(f"there is no {iphelper.alias(key.interface)} (any more) to give an address")
 
 
+def _runs_with_dhcp(interface: str, value: Value) -> bool:
+    """Whether the adapter runs with this switch, whatever the registry says of its next start.
+
+    A crash may come between the value and the restart; then the registry looks as if nothing were left to be undone.
+    """
+    view = fixed.running(interface)
+    return view is not None and int(view.dhcp) == value
+
+
+def _runs_with_mac(interface: str, value: Value) -> bool:
+    """The same of the MAC, as 12 hexadecimal digits."""
+    view = fixed.running(interface)
+    return view is not None and bool(value) and view.mac.hex().upper() == value
+
+
 def _change_mac(interface: str, step: Step) -> None:
     adapter = next((found for found in adapters.find_adapters() if found.guid == interface), None)
     if adapter is None:
         raise VanishedError(f"there is no adapter {interface} (any more)")
     try:
-        _require(adapters.current_network_address(adapter) or "", step)
+        now = adapters.current_network_address(adapter) or ""
+        if now == step.after and _runs_with_mac(interface, step.before):
+            adapters.restart_adapter(adapter)
+            return
+        _require(now, step)
         before, after = str(step.before) or None, str(step.after)
         if after:
             adapters.apply_mac_change(adapters.MacChange(adapter, before, after))
