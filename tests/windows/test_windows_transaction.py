@@ -334,6 +334,18 @@ async def test_undo_has_a_deadline(tmp_path, autojump_clock):
     assert transaction.steps == (PIN,)
 
 
+@pytest.mark.parametrize("theirs", [40, None])
+async def test_what_somebody_else_has_now_stays_and_is_struck_out(theirs, tmp_path):
+    machine = machine_of()
+    transaction = Transaction(machine, tmp_path, HERE)
+    await transaction.apply([Step(METRIC, 25, 1), PIN])
+    machine.others(METRIC, theirs)
+    assert await transaction.undo() == []
+    assert machine.values.get(METRIC) == theirs
+    assert PIN.key not in machine.values
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_what_was_wished_already_is_borrowed(tmp_path):
     machine = machine_of()
     machine.values[PIN.key] = 5
