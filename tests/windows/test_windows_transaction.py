@@ -22,7 +22,9 @@ from lanparty.link.journal import JournalError, Owner
 from lanparty.link.windows.network import NetworkApi
 from lanparty.link.windows.plan import (
     AUTOMATIC,
+    AddressKey,
     CategoryKey,
+    DhcpKey,
     DnsKey,
     InterfaceKey,
     MacKey,
@@ -503,6 +505,8 @@ written = st.one_of(
         st.just("192.0.2.2"),
     ),
     st.builds(Step, st.builds(CategoryKey, interface_names), st.integers(0, 2), st.integers(0, 2)),
+    st.builds(Step, st.builds(DhcpKey, interface_names), st.just(1), st.just(0)),
+    st.builds(Step, st.builds(AddressKey, interface_names, st.just("192.168.77.50")), st.none(), st.integers(8, 30)),
     st.builds(Step, st.builds(MacKey, interface_names), st.just(""), st.just("020000000001")),
 )
 
