@@ -1,10 +1,10 @@
-# ruff: noqa: N802
 """A whole Windows at the boundary of its DLLs, put together from its parts, and one consistent machine.
 
-    fake_kernel     handles, overlapped operations, Plug and Play, the TAP driver; the registry
-    fake_iphelper   interfaces, routes, DNS servers, networks
-    fake_stack      what Windows does with an adapter's wire: its DHCP client, ARP
-    here            what ties them together, addresses, the DHCP calls, processes and directories, administrator
+    fake_kernel         handles, overlapped operations, Plug and Play, the TAP driver; the registry
+    fake_iphelper       interfaces, routes, DNS servers, networks
+    fake_stack          what Windows does with an adapter's wire: its DHCP client, ARP
+    fake_windows_dlls   the same DLLs, tied to the machine; addresses, the DHCP calls, processes and directories
+    here                what follows of what, the machine's state, and the life and death of a program
 
 What is tied together:
 
@@ -18,7 +18,6 @@ What is tied together:
 then on no call has an effect, the handles are closed, and `reborn` makes the journals be as they were.
 """
 
-import ctypes
 import itertools
 import math
 import os
@@ -29,316 +28,19 @@ from pathlib import Path
 
 import trio
 from fake_dll import FakeDll
-from fake_iphelper import ETHERNET, LOOPBACK, WRITES, FakeCom, FakeIpHelper, FakeNetwork, FakeRoute
+from fake_iphelper import ETHERNET, LOOPBACK, FakeNetwork, FakeRoute
 from fake_kernel import FakeKernel
 from fake_stack import WindowsStack
+from fake_windows_dlls import FOR_EVER, Advapi, Com, IpHelper, Kernel, Networks, Others
 
 from lanparty.link.windows import iocp
-from lanparty.link.windows.iphelper import socket_address, text_of
-from lanparty.link.windows.winapi import cfgmgr32, netlistmgr, security, tapwindows
 from lanparty.link.windows.winapi import iphlpapi as ip
-from lanparty.link.windows.winapi.base import INVALID_HANDLE_VALUE, LPWSTR, wide, wide_text
+from lanparty.link.windows.winapi import netlistmgr
 from lanparty.link.windows.winapi.dll import FakeDlls, fakes
 
 PARAMETERS = r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters\Interfaces"
 REG_DWORD = 4
-FOR_EVER = 0xFFFFFFFF
 ERROR_SEM_TIMEOUT = 121
-ADMINISTRATORS = "S-1-5-32-544"
-PROCESS = 0x9000
-CHANGES = WRITES | {
-    "RegSetValueExW",
-    "RegDeleteValueW",
-    "CM_Disable_DevNode",
-    "CM_Enable_DevNode",
-    "INetwork::SetCategory",
-    "IpRenewAddress",
-    "IpReleaseAddress",
-    "CreateFileW",
-    "DeviceIoControl",
-}
-"""Calls that change something outside the program."""
-
-
-class Kernel(FakeKernel):
-    """fake_kernel, whose wires end in stacks, and whose processes and directories are there."""
-
-    def __init__(self, windows):
-        super().__init__(windows)
-        self.windows = windows
-        self.calls = self.registry.calls = windows.log
-        self.automatic = False
-
-    def _complete(self, tap, io, status, size):
-        super()._complete(tap, io, status, size)
-        self.windows.soon(self.deliver)
-
-    def CreateFileW(self, path, access, share, template, disposition, flags, other):
-        if self.windows.change("CreateFileW"):
-            self._fail(5)
-            return INVALID_HANDLE_VALUE
-        return super().CreateFileW(path, access, share, template, disposition, flags, other)
-
-    def CloseHandle(self, handle):
-        if handle == PROCESS:
-            return 1
-        if not any(tap.handle == handle for tap in self.taps) and handle not in self._events:
-            assert self.windows.dead, "a handle is closed twice"
-            return 0
-        result = super().CloseHandle(handle)
-        self.windows.follow_media()
-        return result
-
-    def CancelIoEx(self, handle, overlapped):
-        if self.windows.dead and not any(tap.handle == handle for tap in self.taps):
-            return self._fail(6)
-        return super().CancelIoEx(handle, overlapped)
-
-    def DeviceIoControl(self, handle, code, source, given, target, room, size, overlapped):
-        if code == tapwindows.TAP_WIN_IOCTL_SET_MEDIA_STATUS and self.windows.change("DeviceIoControl"):
-            return self._fail(5)
-        if self.windows.dead:
-            return self._fail(5)
-        result = super().DeviceIoControl(handle, code, source, given, target, room, size, overlapped)
-        self.windows.follow_media()
-        return result
-
-    def ReadFile(self, handle, buffer, size, read, overlapped):
-        self.windows.note_once("ReadFile")
-        return self._fail(6) if self.windows.dead else super().ReadFile(handle, buffer, size, read, overlapped)
-
-    def WriteFile(self, handle, buffer, size, written, overlapped):
-        self.windows.note_once("WriteFile")
-        if self.windows.dead:
-            return self._fail(6)
-        result = super().WriteFile(handle, buffer, size, written, overlapped)
-        tap = self._tap(handle)
-        self.windows.heard(tap, tap.written)
-        tap.written.clear()
-        return result
-
-    def CM_Disable_DevNode(self, device, flags):
-        if self.windows.change("CM_Disable_DevNode"):
-            return cfgmgr32.CR_FAILURE
-        result = super().CM_Disable_DevNode(device, flags)
-        self.windows.follow_media()
-        return result
-
-    def CM_Enable_DevNode(self, device, flags):
-        if self.windows.change("CM_Enable_DevNode"):
-            return cfgmgr32.CR_FAILURE
-        return super().CM_Enable_DevNode(device, flags)
-
-    # Processes and directories
-
-    def OpenProcess(self, access, inherit, pid):
-        return PROCESS if pid in self.windows.processes else 0
-
-    def GetExitCodeProcess(self, process, code):
-        code[0] = security.STILL_ACTIVE
-        return 1
-
-    def GetProcessTimes(self, process, created, *others):
-        created.contents.dwLowDateTime = self.windows.processes[os.getpid()]
-        created.contents.dwHighDateTime = 0
-        return 1
-
-    def CreateDirectoryW(self, path, attributes):
-        try:
-            Path(wide_text(path)).mkdir()
-        except FileExistsError:
-            return self._fail(security.ERROR_ALREADY_EXISTS)
-        return 1
-
-    def GetFileAttributesW(self, path):
-        return security.FILE_ATTRIBUTE_DIRECTORY
-
-    def LocalFree(self, memory):
-        return None
-
-
-class Advapi:
-    """The registry, and who owns a directory."""
-
-    def __init__(self, windows):
-        self._windows = windows
-        self._registry = windows.kernel.registry
-        self._sid = wide(ADMINISTRATORS)
-
-    def __getattr__(self, name):
-        return getattr(self._registry, name)
-
-    def RegSetValueExW(self, key, name, reserved, kind, data, size):
-        if self._windows.change("RegSetValueExW"):
-            return ip.ERROR_ACCESS_DENIED
-        return self._registry.RegSetValueExW(key, name, reserved, kind, data, size)
-
-    def RegDeleteValueW(self, key, name):
-        if self._windows.change("RegDeleteValueW"):
-            return ip.ERROR_ACCESS_DENIED
-        return self._registry.RegDeleteValueW(key, name)
-
-    def ConvertStringSecurityDescriptorToSecurityDescriptorW(self, text, revision, descriptor, size):
-        descriptor[0] = 0xDE5C
-        return 1
-
-    def GetNamedSecurityInfoW(self, name, kind, what, owner, group, dacl, sacl, descriptor):
-        owner[0], descriptor[0] = 0x51D, 0xDE5C
-        return 0
-
-    def ConvertSidToStringSidW(self, sid, text):
-        text[0] = ctypes.cast(self._sid, LPWSTR)
-        return 1
-
-
-class Others:
-    """ntdll.dll and shell32.dll."""
-
-    def __init__(self, windows):
-        self._windows = windows
-
-    def NtQuerySystemInformation(self, kind, buffer, size, needed):
-        security.SYSTEM_TIMEOFDAY_INFORMATION.from_address(buffer).BootTime.QuadPart = self._windows.booted
-        return 0
-
-    def IsUserAnAdmin(self):
-        return int(self._windows.administrator)
-
-
-class IpHelper(FakeIpHelper):
-    """fake_iphelper with addresses, and with the DHCP client's two calls."""
-
-    def __init__(self, windows):
-        super().__init__(windows.network)
-        self.windows = windows
-
-    def _begin(self, function):
-        if function in CHANGES and self.windows.change(function):
-            return ip.ERROR_ACCESS_DENIED
-        return super()._begin(function)
-
-    def SetIpInterfaceEntry(self, row):
-        if row.contents.Family == ip.AF_INET and row.contents.NlMtu < 68:  # RFC 791, section 3.2
-            self.network.calls.append("SetIpInterfaceEntry")
-            return ip.ERROR_INVALID_PARAMETER
-        return self._told(super().SetIpInterfaceEntry(row))
-
-    def CreateIpForwardEntry2(self, row):
-        return self._told(super().CreateIpForwardEntry2(row))
-
-    def DeleteIpForwardEntry2(self, row):
-        return self._told(super().DeleteIpForwardEntry2(row))
-
-    def SetInterfaceDnsSettings(self, guid, settings):
-        return self._told(super().SetInterfaceDnsSettings(guid, settings))
-
-    def _told(self, result):
-        if not result:
-            self.windows.tell()
-        return result
-
-    # Addresses
-
-    def InitializeUnicastIpAddressEntry(self, row):
-        ctypes.memset(row, 0, ctypes.sizeof(ip.MIB_UNICASTIPADDRESS_ROW))
-        row.contents.OnLinkPrefixLength = 255
-        row.contents.PrefixOrigin = row.contents.SuffixOrigin = 16
-        row.contents.ValidLifetime = row.contents.PreferredLifetime = FOR_EVER
-
-    def _owner(self, row):
-        found = self._by_luid(row.contents.InterfaceLuid.Value)
-        return None if found is None else self.windows.stacks.get(found.guid)
-
-    def GetUnicastIpAddressEntry(self, row):
-        if error := self._begin("GetUnicastIpAddressEntry"):
-            return error
-        found = self._by_luid(row.contents.InterfaceLuid.Value)
-        if found is None:
-            return ip.ERROR_FILE_NOT_FOUND
-        owner, prefix = self.network.addresses.get(text_of(row.contents.Address), (None, 0))
-        if owner != found.guid:
-            return ip.ERROR_NOT_FOUND
-        row.contents.OnLinkPrefixLength = prefix
-        return 0
-
-    def CreateUnicastIpAddressEntry(self, row):
-        if error := self._begin("CreateUnicastIpAddressEntry"):
-            return error
-        stack, address = self._owner(row), text_of(row.contents.Address)
-        if stack is None:
-            return ip.ERROR_NOT_FOUND
-        if not row.contents.OnLinkPrefixLength <= 32:
-            return ip.ERROR_INVALID_PARAMETER
-        if address in self.network.addresses:
-            return ip.ERROR_OBJECT_ALREADY_EXISTS
-        stack.put_on(address, row.contents.OnLinkPrefixLength)
-        self.windows.settle()
-        return 0
-
-    def DeleteUnicastIpAddressEntry(self, row):
-        if error := self._begin("DeleteUnicastIpAddressEntry"):
-            return error
-        stack = self._owner(row)
-        if stack is None or stack.fixed.pop(text_of(row.contents.Address), None) is None:
-            return ip.ERROR_NOT_FOUND
-        self.windows.settle()
-        return 0
-
-    def GetAdaptersAddresses(self, family, flags, reserved, buffer, size):
-        result = super().GetAdaptersAddresses(family, flags, reserved, buffer, size)
-        if result:
-            return result
-        for at, each in enumerate(each for each in self.network.interfaces.values() if each.guid != LOOPBACK):
-            stack = self.windows.stacks.get(each.guid)
-            found = [self._unicast(*entry) for entry in self.windows.addresses_of(each.guid)]
-            first = ctypes.POINTER(ip.IP_ADAPTER_UNICAST_ADDRESS_LH)()
-            for entry in reversed(found):
-                entry.Next = first
-                first = ctypes.pointer(entry)
-            buffer[at].FirstUnicastAddress = first
-            buffer[at].Flags = ip.IP_ADAPTER_DHCP_ENABLED if stack is None or stack.dhcp_enabled else 0
-            if stack is not None and stack.dhcp.bound is not None:
-                server = socket_address(stack.dhcp.bound.server)
-                self._adapters.append(server)
-                buffer[at].Dhcpv4Server.lpSockaddr = ctypes.cast(ctypes.byref(server), ctypes.POINTER(ip.SOCKADDR))
-                buffer[at].Dhcpv4Server.iSockaddrLength = ctypes.sizeof(ip.SOCKADDR_IN)
-        return 0
-
-    def _unicast(self, address, prefix, origin, state, seconds, lease):
-        inet = socket_address(address)
-        entry = ip.IP_ADAPTER_UNICAST_ADDRESS_LH(
-            PrefixOrigin=origin,
-            SuffixOrigin=origin if origin != ip.IpPrefixOriginWellKnown else ip.IpSuffixOriginLinkLayerAddress,
-            DadState=state,
-            ValidLifetime=seconds,
-            PreferredLifetime=seconds,
-            LeaseLifetime=lease,
-            OnLinkPrefixLength=prefix,
-        )
-        entry.Address.lpSockaddr = ctypes.cast(ctypes.byref(inet), ctypes.POINTER(ip.SOCKADDR))
-        entry.Address.iSockaddrLength = ctypes.sizeof(ip.SOCKADDR_IN)
-        self._adapters += [inet, entry]
-        return entry
-
-    # Windows' DHCP client: both calls wait for it, and are made in a thread
-
-    def IpRenewAddress(self, row):
-        return self._asked("IpRenewAddress", row)
-
-    def IpReleaseAddress(self, row):
-        return self._asked("IpReleaseAddress", row)
-
-    def _asked(self, function, row):
-        assert threading.current_thread() is not threading.main_thread(), f"{function} blocks the event loop"
-        if error := self._begin(function):
-            return error
-        interface = next((each for each in self.network.interfaces.values() if each.index == row.contents.Index), None)
-        stack = None if interface is None else self.windows.stacks.get(interface.guid)
-        if stack is None or wide_text(row.contents.Name) != f"\\DEVICE\\TCPIP_{interface.guid}":
-            return ip.ERROR_INVALID_PARAMETER
-        if not stack.dhcp_enabled:
-            return ip.ERROR_NOT_SUPPORTED
-        return self.windows.ask(stack, function)
 
 
 class FakeWindows(FakeDlls):
@@ -346,6 +48,7 @@ class FakeWindows(FakeDlls):
 
     def __init__(self, *, taps=("LanParty",)):
         super().__init__()
+        self._token = None
         self.log = []
         self.administrator = True
         self.dead = False
@@ -355,6 +58,7 @@ class FakeWindows(FakeDlls):
         for guid in [guid for guid in self.network.interfaces if guid not in (ETHERNET, LOOPBACK)]:
             self.network.remove(guid)
         self.network.calls = self.log
+        self.network.networks = Networks(self)
         self.stacks = {}
         self.on_change = lambda function: None
         """Called before each call that changes something, with its name. May `kill`, or raise nothing."""
@@ -362,14 +66,18 @@ class FakeWindows(FakeDlls):
         """Calls that change something: what is answered instead."""
         self.kernel = Kernel(self)
         self.ip_helper = IpHelper(self)
-        self.com = FakeCom(self.network)
+        self.com = Com(self)
         self.others = Others(self)
         self.advapi = Advapi(self)
         self.kernel.on_restart = self._restarted
         self._dlls = []
-        self._token = None
-        self._news = trio.Event()
+        self.news = trio.Event()
+        """Set when something happened, of which more follows."""
+        self.lived = trio.Event()
+        """Set, and replaced, when all that follows of something has happened."""
         self._journals = None
+        self.traffic = trio.Event()
+        """Set, and replaced, when frames came in by a wire."""
         self._asking = itertools.count()
         self._waiting = {}
         self._renewals = {}
@@ -425,14 +133,15 @@ class FakeWindows(FakeDlls):
     async def run(self, *, task_status=trio.TASK_STATUS_IGNORED):
         """Let time pass for the DHCP clients, and frames and news travel, until cancelled."""
         self._token = trio.lowlevel.current_trio_token()
+        self._clock = trio.lowlevel.current_clock()
         task_status.started()
         try:
             while True:
-                self._news = trio.Event()
+                self.news = trio.Event()
                 self._live()
                 wake_at = min((stack.wake_at for stack in self.stacks.values()), default=math.inf)
                 with trio.move_on_at(wake_at):
-                    await self._news.wait()
+                    await self.news.wait()
         finally:
             self._token = None
             for waiting in self._waiting.values():
@@ -448,7 +157,7 @@ class FakeWindows(FakeDlls):
             self._token.run_sync_soon(call, idempotent=True)
 
     def _wake(self):
-        self._news.set()
+        self.news.set()
 
     def tell(self):
         """Tell who registered that something changed. From any thread."""
@@ -461,6 +170,8 @@ class FakeWindows(FakeDlls):
         for frame in frames:
             if stack is not None:
                 stack.receive(frame, now)
+        self.traffic.set()
+        self.traffic = trio.Event()
         if stack is not None and (stack.sent or stack.dhcp.finished):
             self.settle()
 
@@ -470,6 +181,9 @@ class FakeWindows(FakeDlls):
 
     def ask(self, stack, function):
         """Have the DHCP client do something, and wait for its result; in a worker thread."""
+        token = self._token
+        if token is None:  # this Windows is shut down, and the program does not wait for its answer any more
+            return ERROR_SEM_TIMEOUT
         number, done, results = next(self._asking), threading.Event(), []
         self._waiting[number] = done
 
@@ -483,7 +197,7 @@ class FakeWindows(FakeDlls):
                 self._renewals.setdefault(id(stack), []).append((results, done))
             self._live()
 
-        self._token.run_sync_soon(begin)
+        token.run_sync_soon(begin)
         done.wait()
         del self._waiting[number]
         return results[0] if results else ERROR_SEM_TIMEOUT
@@ -506,6 +220,8 @@ class FakeWindows(FakeDlls):
                 results.append(stack.dhcp.finished.pop(0))
                 done.set()
         self._show()
+        self.lived.set()
+        self.lived = trio.Event()
 
     def _restarted(self, tap):
         """The driver was started anew."""
@@ -532,7 +248,7 @@ class FakeWindows(FakeDlls):
             found.append((address, prefix, ip.IpPrefixOriginManual, state, FOR_EVER, FOR_EVER))
         bound = stack.dhcp.bound
         if bound is not None:
-            left = max(0, int(bound.since + bound.seconds - trio.current_time()))
+            left = max(0, int(bound.since + bound.seconds - self._clock.current_time()))
             origin = ip.IpPrefixOriginDhcp
             found.append((bound.address, bound.prefix, origin, ip.IpDadStatePreferred, left, bound.seconds))
         elif stack.dhcp.automatic is not None:
