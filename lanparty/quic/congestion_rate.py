@@ -63,9 +63,10 @@ _MISSED: Final = 0.25
 the program's pace and not the path's."""
 
 _LATE_GAIN: Final = 1.1
-_LATE_MOST: Final = 8.0
+_LATE_MOST: Final = 4.0
 """Times pipe, for each such epoch without a queue; times the delivered rate at most: a program that has its turn each
-10 ms, and then sends a quantum and what is made up for, needs twice to four times the rate that it gets."""
+15 ms, and then sends a quantum and what is made up for, needs three times the rate that it gets. On a path that is no
+faster the burst is a queue, of 20 ms then: more is not risked."""
 
 _RECENT: Final = 0.005
 """Seconds of samples, or a base round trip up to 20 ms, of which the smallest is the queue now: one stall is none."""
