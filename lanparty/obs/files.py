@@ -20,8 +20,8 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,14 +88,20 @@ def replace_patiently(source: Path, target: Path, *, pause: Callable[[float], No
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
-    """A new file beside ``path``, because rename is atomic only within one file system; locked."""
+    """A new file beside ``path``, because rename is atomic only within one file system; locked.
+
+    Not by `tempfile.mkstemp`: on Windows, Python 3.11's takes "you may not write in this directory" for "this name is
+    taken", and tries two thousand million names.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        descriptor = os.open(temporary, flags, 0o600)
         if sys.platform != "win32":
             with contextlib.suppress(OSError):  # a file system without locks: then nothing is swept there either
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_nlink:
-            return descriptor, Path(name)
+            return descriptor, temporary
         os.close(descriptor)  # swept away between the two calls by another writer
 
 
