@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import nox
 from nox.command import CommandFailed
@@ -43,6 +44,10 @@ WINDOWS_COMPILERS = {
     "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
 }
 
+SHARED = Path(__file__).parent / ".nox" / "shared"
+"""The environment of all sessions that need the checkout, its tools, and no more: made once, filled once in a run of
+nox. One for each took two minutes of CI's twenty."""
+
 WORKERS = 2
 """Processes that run tests at once: what CI's machines have cores."""
 
@@ -58,38 +63,38 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Types: mypy --strict over the package and this file, once as Linux sees them and once as Windows does."""
-    session.install("-e", ".[lint]", "nox")
-    session.run("mypy", "--platform", "linux")
-    session.run("mypy", "--platform", "win32")
+    _install(session)
+    _run(session, "mypy", "--platform", "linux")
+    _run(session, "mypy", "--platform", "win32")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def imports(session: nox.Session) -> None:
     """The one-way import contracts of pyproject.toml."""
-    session.install("-e", ".[lint]")
-    session.run("lint-imports")
+    _install(session)
+    _run(session, "lint-imports")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """Docs tell the truth: links resolve, every option, event, message and drop rule is described."""
-    session.install("-e", ".[test]")
-    session.run("pytest", "tests/docs", *session.posargs)
+    _install(session)
+    _run(session, "pytest", "tests/docs", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Everything that needs no network interface but loopback, and is not the session `guard`'s."""
     _need(session, WINDOWS_COMPILERS)
-    session.install("-e", ".[test]")
+    _install(session)
     everything = ["-m", "not (lan or guard or faults or slow)", "--ignore=tests/docs", "--ignore=tests/guard"]
-    session.run("pytest", f"--numprocesses={WORKERS}", *everything, *session.posargs)
+    _run(session, "pytest", f"--numprocesses={WORKERS}", *everything, *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def lan(session: nox.Session) -> None:
     """The programs in network namespaces with a real kernel, dnsmasq, ping, iperf3, nft and tshark; no root needed."""
     _prepare_lan(session)
@@ -98,15 +103,15 @@ def lan(session: nox.Session) -> None:
         _run_lan(session, *CORE_OF_LAN, without=_accelerations(session))
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def guard(session: nox.Session) -> None:
     """Every row of the layer-2 guard: its vectors in all wrappings, and real attackers against real victims."""
     _prepare_lan(session)
-    session.run("pytest", "tests/guard", *session.posargs)
+    _run(session, "pytest", "tests/guard", *session.posargs)
     _run_lan(session, "tests/lan/guard", *session.posargs, marked="guard")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
     """The rows of docs/faults.md that fit CI's time, with figures; `nox -s faults -- --all` runs the slow ones, too."""
     _prepare_lan(session)
@@ -115,7 +120,7 @@ def faults(session: nox.Session) -> None:
     _run_lan(session, "tests/lan/faults", *arguments, marked=marked)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def lan_without(session: nox.Session) -> None:
     """`lan` once for each acceleration switched off, or for those named: `nox -s lan_without -- gso fq`.
 
@@ -139,7 +144,30 @@ def lan_without(session: nox.Session) -> None:
 
 def _prepare_lan(session: nox.Session) -> None:
     _need(session, REAL_TOOLS)
-    session.install("-e", ".[test]")
+    _install(session)
+
+
+def _install(session: nox.Session) -> None:
+    """Make the shared environment and fill it, once in a run of nox."""
+    if _filled:
+        return
+    if not _shared("python").exists():
+        session.run(sys.executable, "-m", "venv", os.fspath(SHARED), external=True)
+    _run(session, "python", "-m", "pip", "install", "-q", "-e", ".[dev]")
+    _filled.append(session.name)
+
+
+_filled: list[str] = []
+"""The session that filled it in this run."""
+
+
+def _shared(tool: str) -> Path:
+    return SHARED / ("Scripts" if sys.platform == "win32" else "bin") / tool
+
+
+def _run(session: nox.Session, tool: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    """Run a tool of the shared environment."""
+    session.run(os.fspath(_shared(tool)), *arguments, env=env, external=True)
 
 
 def _need(session: nox.Session, tools: Mapping[str, str]) -> None:
@@ -155,40 +183,40 @@ def _need(session: nox.Session, tools: Mapping[str, str]) -> None:
 def _run_lan(session: nox.Session, *arguments: str, without: Sequence[str] = (), marked: str = "lan") -> None:
     """Run pytest in the sandbox. What is not about delay or load (`lan`) runs in some at once, files side by side."""
     environment = {"LANPARTY_WITHOUT": ",".join(without)} if without else None
-    sandbox = "python -m lanparty.demo.sandbox --"
+    python, sandbox = os.fspath(_shared("python")), ["-m", "lanparty.demo.sandbox", "--"]
     if marked == "lan":
-        side_by_side = ["--dist=loadfile", f"--tx={WORKERS}*popen//python={sandbox} python"]
-        session.run("pytest", "-m", marked, *side_by_side, *arguments, env=environment)
+        side_by_side = ["--dist=loadfile", f"--tx={WORKERS}*popen//python={' '.join([python, *sandbox, python])}"]
+        _run(session, "pytest", "-m", marked, *side_by_side, *arguments, env=environment)
     else:
-        session.run(*sandbox.split(), "pytest", "-m", marked, *arguments, env=environment)
+        _run(session, "python", *sandbox, python, "-m", "pytest", "-m", marked, *arguments, env=environment)
 
 
 def _accelerations(session: nox.Session) -> list[str]:
     """All of them; asked of the package, which this file's own environment need not have."""
     code = "from lanparty.obs.switches import ACCELERATIONS; print(*ACCELERATIONS)"
-    return str(session.run("python", "-c", code, silent=True)).split()
+    return str(session.run(os.fspath(_shared("python")), "-c", code, silent=True, external=True)).split()
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def fuzz(session: nox.Session) -> None:
     """Coverage-guided fuzzing of each parser of network bytes: fixed seeds and counts, a minute at most."""
     _install_atheris(session)
-    session.run("python", "tests/fuzz/fuzz_run.py", "short", *session.posargs)
+    _run(session, "python", "tests/fuzz/fuzz_run.py", "short", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def fuzz_long(session: nox.Session) -> None:
     """The same for 10 minutes each, or as told: `nox -s fuzz_long -- guard switch --seconds 3600`. What is new goes
     into the corpus, to be committed."""
     _install_atheris(session)
-    session.run("python", "tests/fuzz/fuzz_run.py", "long", *session.posargs)
+    _run(session, "python", "tests/fuzz/fuzz_run.py", "long", *session.posargs)
 
 
 def _install_atheris(session: nox.Session) -> None:
     """It brings a compiler's run-time library, so there is a wheel for some Pythons only; nothing else needs it."""
-    session.install("-e", ".[test]")
+    _install(session)
     try:
-        session.install("--only-binary=atheris", "atheris>=3.0")
+        _run(session, "python", "-m", "pip", "install", "-q", "--only-binary=atheris", "atheris>=3.0")
     except CommandFailed:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         text = f"there is no wheel of atheris for Python {version}, so nothing is fuzzed"
@@ -204,27 +232,27 @@ def demo(session: nox.Session) -> None:
     session.run("python", "-m", "lanparty.demo", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Throughput, packet rate, ping, CPU per gigabyte and memory of the whole chain, and of other systems of the kind
     where their packages are installed. Takes most of an hour; `nox -s bench -- --quick` three minutes, without the
     others; `nox -s bench -- --help` tells the rest."""
-    session.install("-e", ".")
-    session.run("python", "-m", "lanparty.demo.bench", *session.posargs)
+    _install(session)
+    _run(session, "python", "-m", "lanparty.demo.bench", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def soak(session: nox.Session) -> None:
     """Ten minutes of one full room, through real sockets: loss and memory. `nox -s soak -- --help` tells the rest."""
-    session.install("-e", ".")
-    session.run("python", "-m", "lanparty.demo.soak", *session.posargs)
+    _install(session)
+    _run(session, "python", "-m", "lanparty.demo.soak", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def life(session: nox.Session) -> None:
     """Days of two rooms in simulated time, with more players than CI has time for."""
-    session.install("-e", ".[test]")
-    session.run("pytest", "tests/life", "-m", "slow", *session.posargs)
+    _install(session)
+    _run(session, "pytest", "tests/life", "-m", "slow", *session.posargs)
 
 
 @nox.session
