@@ -39,6 +39,8 @@ class Bound:
     name_servers: tuple[str, ...]
     seconds: int
     since: float
+    routes: tuple[tuple[str, str], ...] = ()
+    """Classless static routes (option 121): network and router."""
 
 
 @attrs.define
@@ -180,6 +182,7 @@ class WindowsDhcp:
             tuple(servers),
             int.from_bytes(options.get(51, b""), "big"),
             now,
+            tuple(_routes(options.get(121, b""))),
         )
         self._renew_at = now + self.bound.seconds / 2
         self.automatic = self.before = self._offer = None
@@ -210,3 +213,12 @@ def _option(code, value):
 
 def _addresses(data):
     return [str(ipaddress.IPv4Address(data[start : start + 4])) for start in range(0, len(data) - 3, 4)]
+
+
+def _routes(data):
+    """RFC 3442: prefix length, as many bytes of the network as it needs, router."""
+    while data:
+        prefix, size = data[0], (data[0] + 7) // 8
+        network = ipaddress.IPv4Address(data[1 : 1 + size].ljust(4, b"\0"))
+        yield f"{network}/{prefix}", str(ipaddress.IPv4Address(data[1 + size : 5 + size]))
+        data = data[5 + size :]

@@ -24,6 +24,8 @@ class House:
     book: LeaseBook = attrs.field(factory=lease_book)
     heard: list[bytes] = attrs.field(factory=list)
     silent: bool = False
+    more: bytes = b""
+    """Options that its DHCP answers have besides."""
 
     def answer(self, frame, now):
         """Take a frame from the wire; give the frames of the answer."""
@@ -39,6 +41,8 @@ class House:
         source, destination, payload = found
         if destination[1] == 67:
             reply = self.book.answer_untrusted(payload, now)
+            if reply is not None and self.more:
+                reply = reply.rstrip(b"\0")[:-1] + self.more + b"\xff"
             to = (BROADCAST, ("255.255.255.255", 68))
             return [] if reply is None else [udp(to[0], MAC, (str(ADDRESS.ip), 67), to[1], reply, ttl=64)]
         if destination == (str(ADDRESS.ip), ECHO_PORT):

@@ -2,7 +2,10 @@
 
 import attrs
 from fake_dhcp import WindowsDhcp
-from fake_packets import arp, arp_answer
+from fake_packets import arp, arp_answer, packed
+
+PROBES = 3
+"""DadTransmits of an IPv4 interface; a second between two (Microsoft, MIB_IPINTERFACE_ROW)."""
 
 
 @attrs.define
@@ -18,6 +21,8 @@ class WindowsStack:
     """Of those: which somebody else turned out to have."""
     heard: list[bytes] = attrs.field(factory=list)
     sent: list[bytes] = attrs.field(factory=list)
+    checked: dict[str, tuple[int, float]] = attrs.field(factory=dict)
+    """Fixed addresses that somebody else may have: probes that are left, and when the next one is due."""
     dhcp: WindowsDhcp = attrs.field(init=False)
 
     def __attrs_post_init__(self):
@@ -25,13 +30,14 @@ class WindowsStack:
 
     @property
     def wake_at(self):
-        return self.dhcp.wake_at
+        return min([self.dhcp.wake_at, *(due for _, due in self.checked.values())])
 
     def restart(self, mac, dhcp_enabled):
         """The adapter was stopped and started: all that was on it is gone."""
         self.mac, self.dhcp_enabled, self.connected = mac, dhcp_enabled, False
         self.fixed.clear()
         self.taken.clear()
+        self.checked.clear()
         asked = self.dhcp.asked
         self.dhcp = WindowsDhcp(mac)
         self.dhcp.asked = asked
@@ -42,15 +48,14 @@ class WindowsStack:
         self.connected = connected
         if self.dhcp_enabled:
             self.dhcp.media(connected, now)
-        if connected:
-            self.sent += [arp(1, (self.mac, "0.0.0.0"), (bytes(6), address)) for address in self.fixed]
+        self.checked = dict.fromkeys(self.fixed, (PROBES, now)) if connected else {}
         self._flush()
 
-    def put_on(self, address, prefix):
+    def put_on(self, address, prefix, now):
         """A fixed address; whether somebody else has it is asked as soon as the cable is in (RFC 5227)."""
         self.fixed[address] = prefix
         if self.connected:
-            self.sent.append(arp(1, (self.mac, "0.0.0.0"), (bytes(6), address)))
+            self.checked[address] = (PROBES, now)
 
     def receive(self, frame, now):
         """Take a frame from the wire."""
@@ -62,14 +67,27 @@ class WindowsStack:
             answer = arp_answer(frame, self.mac, address)
             if answer is not None and frame[6:12] != self.mac:
                 self.sent.append(answer)
-            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\x00\x02" and address in self.fixed:
-                self._claimed(frame, address)
+            if address in self.checked and frame[12:14] == b"\x08\x06" and frame[28:32] == packed(address):
+                self.taken.add(address)
         if self.dhcp_enabled:
             self.dhcp.receive(frame, now)
         self._flush()
 
+    def take_off(self, address):
+        """Whether it was there."""
+        self.checked.pop(address, None)
+        return self.fixed.pop(address, None) is not None
+
     def tick(self, now):
         self.dhcp.tick(now)
+        for address, (left, due) in list(self.checked.items()):
+            if due > now:
+                continue
+            if left and address not in self.taken:
+                self.sent.append(arp(1, (self.mac, "0.0.0.0"), (bytes(6), address)))
+                self.checked[address] = (left - 1, now + 1.0)
+            else:
+                del self.checked[address]
         self._flush()
 
     def renew(self, now):
@@ -80,10 +98,6 @@ class WindowsStack:
         result = self.dhcp.release(now)
         self._flush()
         return result
-
-    def _claimed(self, frame, address):
-        if frame[28:32] == arp(2, (bytes(6), address), (bytes(6), address))[28:32] and frame[22:28] != self.mac:
-            self.taken.add(address)
 
     def _flush(self):
         self.sent += self.dhcp.frames

@@ -81,6 +81,9 @@ class FakeWindows(FakeDlls):
         self._asking = itertools.count()
         self._waiting = {}
         self._renewals = {}
+        self._told = None
+        self._deleted = {}
+        """Routes of a lease that somebody removed, and the lease: with the next one they come again."""
         for name in taps:
             self.add_tap(name)
 
@@ -91,6 +94,17 @@ class FakeWindows(FakeDlls):
         self.kernel.registry.put_raw(f"{PARAMETERS}\\{tap.guid}", "EnableDHCP", REG_DWORD, b"\1\0\0\0")
         self.stacks[tap.guid] = WindowsStack(tap.mac)
         return tap
+
+    @property
+    def now(self):
+        """The time, for any thread."""
+        return self._clock.current_time()
+
+    def switch_dhcp(self, on):
+        """Somebody gave the first adapter an address by hand, or took it away again, before this program started."""
+        value = int(on).to_bytes(4, "little")
+        self.kernel.registry.put_raw(f"{PARAMETERS}\\{self.tap.guid}", "EnableDHCP", REG_DWORD, value)
+        self.stack.dhcp_enabled = on
 
     @property
     def tap(self):
@@ -243,12 +257,13 @@ class FakeWindows(FakeDlls):
             ]
         found = []
         for address, prefix in stack.fixed.items():
-            state = ip.IpDadStatePreferred if stack.connected else ip.IpDadStateTentative
+            sure = stack.connected and address not in stack.checked
+            state = ip.IpDadStatePreferred if sure else ip.IpDadStateTentative
             state = ip.IpDadStateDuplicate if address in stack.taken else state
             found.append((address, prefix, ip.IpPrefixOriginManual, state, FOR_EVER, FOR_EVER))
         bound = stack.dhcp.bound
         if bound is not None:
-            left = max(0, int(bound.since + bound.seconds - self._clock.current_time()))
+            left = max(0, int(bound.since + bound.seconds - self.now))
             origin = ip.IpPrefixOriginDhcp
             found.append((bound.address, bound.prefix, origin, ip.IpDadStatePreferred, left, bound.seconds))
         elif stack.dhcp.automatic is not None:
@@ -258,7 +273,6 @@ class FakeWindows(FakeDlls):
 
     def _show(self):
         """Make the interfaces, addresses, routes and networks be what the stacks say; tell of changes."""
-        before = self._picture()
         for guid, stack in self.stacks.items():
             interface = self.network.interfaces[guid]
             interface.up = stack.connected
@@ -277,11 +291,13 @@ class FakeWindows(FakeDlls):
             }
             self.network.routes = {**others, **own}
             self._show_network(guid, stack)
-        if self._picture() != before:
+        picture = self._picture()
+        if picture != self._told:
+            self._told = picture
             self.tell()
 
     def _picture(self):
-        leases = {guid: stack.dhcp.bound for guid, stack in self.stacks.items()}
+        leases = {guid: (stack.dhcp.bound, set(stack.checked), set(stack.taken)) for guid, stack in self.stacks.items()}
         ups = {guid: each.up for guid, each in self.network.interfaces.items()}
         return set(self.network.routes), dict(self.network.addresses), ups, leases, list(self.network.connections)
 
@@ -292,10 +308,21 @@ class FakeWindows(FakeDlls):
             for address, prefix, *_ in self.addresses_of(guid):
                 network = self._network_text(address, prefix)
                 names += [(guid, network, None), (guid, f"{address}/32", None)]
-            bound = stack.dhcp.bound
-            if bound is not None and bound.router is not None:
-                names.append((guid, "0.0.0.0/0", bound.router))
-        return {name: FakeRoute(256, ip.RouteProtocolLocal) for name in names}
+        found = {name: FakeRoute(256, ip.RouteProtocolLocal) for name in names}
+        bound = stack.dhcp.bound
+        if bound is not None and stack.connected:
+            leased = [*bound.routes, *([("0.0.0.0/0", bound.router)] if bound.router else [])]
+            for destination, router in leased:
+                name = (guid, destination, router)
+                if self._deleted.get(name) is not bound:
+                    found[name] = FakeRoute(0, ip.RouteProtocolLocal, origin=ip.NlroDHCP)
+        return found
+
+    def route_deleted(self, name):
+        """Somebody removed a route."""
+        stack = self.stacks.get(name[0])
+        if stack is not None:
+            self._deleted[name] = stack.dhcp.bound
 
     @staticmethod
     def _network_text(address, prefix):

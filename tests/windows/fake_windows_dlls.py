@@ -206,7 +206,11 @@ class IpHelper(FakeIpHelper):
         return self._told(super().CreateIpForwardEntry2(row))
 
     def DeleteIpForwardEntry2(self, row):
-        return self._told(super().DeleteIpForwardEntry2(row))
+        name = self._name(row.contents)
+        result = self._told(super().DeleteIpForwardEntry2(row))
+        if not result:
+            self.windows.route_deleted(name)
+        return result
 
     def SetInterfaceDnsSettings(self, guid, settings):
         return self._told(super().SetInterfaceDnsSettings(guid, settings))
@@ -251,7 +255,7 @@ class IpHelper(FakeIpHelper):
             return ip.ERROR_INVALID_PARAMETER
         if address in self.network.addresses:
             return ip.ERROR_OBJECT_ALREADY_EXISTS
-        stack.put_on(address, row.contents.OnLinkPrefixLength)
+        stack.put_on(address, row.contents.OnLinkPrefixLength, self.windows.now)
         self.windows.settle()
         return 0
 
@@ -259,7 +263,7 @@ class IpHelper(FakeIpHelper):
         if error := self._begin("DeleteUnicastIpAddressEntry"):
             return error
         stack = self._owner(row)
-        if stack is None or stack.fixed.pop(text_of(row.contents.Address), None) is None:
+        if stack is None or not stack.take_off(text_of(row.contents.Address)):
             return ip.ERROR_NOT_FOUND
         self.windows.settle()
         return 0

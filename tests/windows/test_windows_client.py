@@ -1,20 +1,22 @@
 """The whole client on a fake Windows, with a real relay over loopback and a house in its room."""
 
 import itertools
+from ipaddress import ip_address
 
 import pytest
 import trio
 from fake_house import ADDRESS, ECHO_PORT, MAC, House, lease_book
 from fake_iphelper import ETHERNET, FakeRoute
-from fake_packets import udp, udp_of
+from fake_packets import packed, udp, udp_of
 from fake_windows import FakeWindows
 from windows_party import PLAYER, RELAY, Party, fake_windows_in
 
+from lanparty.demo.dhcpserver import LeaseBook
 from lanparty.link.device import DeviceGoneError
 from lanparty.obs.errors import MachineError
 from lanparty.quic.trust import load_dev_certificate
 
-DEADLINE = 60
+DEADLINE = 30
 OURS = bytes.fromhex(PLAYER.replace(":", ""))
 PIN = (ETHERNET, f"{RELAY}/32", "192.0.2.1")
 
@@ -135,6 +137,23 @@ async def test_a_relay_whose_route_is_stolen_ends_the_program(party):
     assert after == before
 
 
+async def test_routes_that_the_house_gives_by_dhcp_are_removed_the_relays_among_them(party):
+    windows = party.windows
+    before = windows.state()
+    # RFC 3442: the relay's own address, and half of the internet, by the house's router
+    routes = bytes([32, *packed(RELAY), *ADDRESS.ip.packed, 1, 0, *ADDRESS.ip.packed])
+    await party.start(House(more=bytes([121, len(routes)]) + routes))
+    client = party.client()
+    await client.events.until("client.dhcp-ignored", 2)
+    ignored = {fields["what"] for fields in client.events.of("client.dhcp-ignored")}
+    assert ignored == {"the route to 0.0.0.0/1 by 192.168.77.1", f"the route to {RELAY}/32 by 192.168.77.1"}
+    assert windows.network.best(RELAY)[0] == PIN
+    assert windows.network.best("8.8.8.8")[0][0] == ETHERNET
+    await client.leave()
+    assert client.failures() == []
+    assert windows.state() == before
+
+
 async def test_a_pin_that_vanishes_is_put_back(party):
     windows = party.windows
     client = await joined(party)
@@ -209,6 +228,23 @@ async def test_a_mask_that_swallows_the_internet_is_taken_off(party):
     assert client.failures() == []
 
 
+async def test_a_house_that_refuses_the_address_gives_another(party):
+    """Its router was replaced while the tunnel was down."""
+    windows = party.windows
+    client = await joined(party)
+    await party.relay.end()
+    await client.events.until("uplink.lost")
+    party.house.book = LeaseBook(ADDRESS, ip_address("192.168.77.150"), ip_address("192.168.77.160"), 600)
+    await party.relay.start()
+    got = await client.events.until("client.address", 2)
+    assert (got["address"], got["lease_seconds"]) == ("192.168.77.150", 600)
+    (lost,) = client.events.of("client.address-lost")
+    assert lost["address"] == "192.168.77.100"
+    assert windows.stack.dhcp.asked[-3:] == ["REQUEST", "DISCOVER", "REQUEST"]
+    await client.leave()
+    assert client.failures() == []
+
+
 async def test_an_end_in_the_middle_of_asking_waits_for_nobody(party):
     await party.start(House(silent=True))
     client = party.client()
@@ -227,6 +263,34 @@ async def test_a_fixed_address(party):
     assert client.events.of("client.address")[0]["address"] == "192.168.77.50"
     assert windows.stack.dhcp_enabled is False
     assert windows.stack.dhcp.asked == []
+    await client.leave()
+    assert client.failures() == []
+    assert windows.state() == before
+
+
+async def test_a_fixed_address_that_somebody_has(party):
+    await party.start()
+    client = party.client("--address", str(ADDRESS))
+    lost = await client.events.until("client.address-lost")
+    assert lost["reason"] == "another computer in the house has it"
+    await client.leave()
+    assert client.failures() == []
+
+
+async def test_a_house_with_the_players_own_network_is_told(party):
+    client = await joined(party, "--address", "192.0.2.77/25")
+    (conflict,) = client.events.of("client.subnet-conflict")
+    assert conflict == {"network": "192.0.2.0/25", "interface": "Ethernet", "other": "192.0.2.0/24"}
+    await client.leave()
+    assert client.failures() == []
+
+
+async def test_an_adapter_without_dhcp_has_it_while_the_player_wants_it(party):
+    windows = party.windows
+    windows.switch_dhcp(False)
+    before = windows.state()
+    client = await joined(party)
+    assert client.events.of("client.address")[0]["address"] == "192.168.77.100"
     await client.leave()
     assert client.failures() == []
     assert windows.state() == before

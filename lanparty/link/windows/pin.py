@@ -39,7 +39,7 @@ from lanparty.link.windows.iphelper import BestRoute
 from lanparty.link.windows.plan import RouteKey, Snapshot, Step, best_way, host_route
 from lanparty.link.windows.transaction import Transaction
 from lanparty.obs.errors import ConnectionFailedError, MachineError
-from lanparty.obs.events import CLIENT_RELAY_PINNED
+from lanparty.obs.events import CLIENT_DHCP_IGNORED, CLIENT_RELAY_PINNED
 from lanparty.obs.log import log
 
 __all__ = ["Network", "RelayPin"]
@@ -167,7 +167,8 @@ class RelayPin:
     async def _require_outside(self, address: str) -> None:
         if self._into_tunnel(address):
             for interface in self.avoid:
-                await self._network.drop_dhcp_routes(interface)
+                for route in await self._network.drop_dhcp_routes(interface):
+                    log(CLIENT_DHCP_IGNORED, what=f"the route to {route.destination} by {route.gateway}")
         if self._into_tunnel(address):
             raise self._stolen(address, "another route to it has a lower metric")
 
