@@ -49,6 +49,8 @@ class FakeWindows(FakeDlls):
     def __init__(self, *, taps=("LanParty",)):
         super().__init__()
         self._token = None
+        self.lock = threading.RLock()
+        """Whoever looks from another thread sees all of a change, or nothing."""
         self.log = []
         self.administrator = True
         self.dead = False
@@ -99,6 +101,11 @@ class FakeWindows(FakeDlls):
     def now(self):
         """The time, for any thread."""
         return self._clock.current_time()
+
+    def plug(self, connected):
+        """The first adapter's cable goes in or out, whoever does it."""
+        self.tap.media = connected
+        self.settle()
 
     def switch_dhcp(self, on):
         """Somebody gave the first adapter an address by hand, or took it away again, before this program started."""
@@ -181,9 +188,13 @@ class FakeWindows(FakeDlls):
         """Frames came in by the wire."""
         now = trio.current_time()
         stack = self.stacks.get(tap.guid)
-        for frame in frames:
-            if stack is not None:
-                stack.receive(frame, now)
+        if stack is not None:
+            with self.lock:
+                before = stack.dhcp.bound
+                for frame in frames:
+                    stack.receive(frame, now)
+                if stack.dhcp.bound is not before:
+                    self._show()
         self.traffic.set()
         self.traffic = trio.Event()
         if stack is not None and (stack.sent or stack.dhcp.finished):
@@ -218,7 +229,12 @@ class FakeWindows(FakeDlls):
 
     def _live(self):
         """Let everything that is due happen."""
-        now = trio.current_time()
+        with self.lock:
+            self._live_on(trio.current_time())
+        self.lived.set()
+        self.lived = trio.Event()
+
+    def _live_on(self, now):
         for tap in self.kernel.taps:
             stack = self.stacks.get(tap.guid)
             if stack is None:
@@ -234,8 +250,6 @@ class FakeWindows(FakeDlls):
                 results.append(stack.dhcp.finished.pop(0))
                 done.set()
         self._show()
-        self.lived.set()
-        self.lived = trio.Event()
 
     def _restarted(self, tap):
         """The driver was started anew."""
@@ -265,7 +279,8 @@ class FakeWindows(FakeDlls):
         if bound is not None:
             left = max(0, int(bound.since + bound.seconds - self.now))
             origin = ip.IpPrefixOriginDhcp
-            found.append((bound.address, bound.prefix, origin, ip.IpDadStatePreferred, left, bound.seconds))
+            state = ip.IpDadStateTentative if bound.address in stack.checked else ip.IpDadStatePreferred
+            found.append((bound.address, bound.prefix, origin, state, left, bound.seconds))
         elif stack.dhcp.automatic is not None:
             origin = ip.IpPrefixOriginWellKnown
             found.append((stack.dhcp.automatic, 16, origin, ip.IpDadStatePreferred, FOR_EVER, FOR_EVER))

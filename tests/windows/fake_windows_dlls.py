@@ -187,7 +187,6 @@ class IpHelper(FakeIpHelper):
     def __init__(self, windows):
         super().__init__(windows.network)
         self.windows = windows
-        self._one = threading.Lock()
         self._given = collections.deque(maxlen=1000)
         """What callers may still look at; they may be several, in several threads."""
 
@@ -269,7 +268,7 @@ class IpHelper(FakeIpHelper):
         return 0
 
     def GetAdaptersAddresses(self, family, flags, reserved, buffer, size):
-        with self._one:
+        with self.windows.lock:
             result = self._all_addresses(family, flags, reserved, buffer, size)
             self._given.append(self._adapters)
         return result

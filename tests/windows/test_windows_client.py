@@ -199,6 +199,24 @@ async def test_a_relay_that_comes_back_finds_the_same_adapter_and_the_address_is
     assert client.failures() == []
 
 
+async def test_a_cable_that_is_pulled_and_plugged_in_loses_no_address(party):
+    """As when the computer was carried home and away again; Windows checks its lease each time."""
+    windows = party.windows
+    windows.stack.checks_leases = True
+    client = await joined(party)
+    assert windows.stack.dhcp.asked.count("DISCOVER") >= 1
+    asked = len(windows.stack.dhcp.asked)
+    windows.plug(False)
+    await until(lambda: windows.lived, lambda: windows.stack.dhcp.bound is None)
+    windows.plug(True)
+    await until(lambda: windows.lived, lambda: windows.stack.dhcp.bound and not windows.stack.checked)
+    assert "DISCOVER" not in windows.stack.dhcp.asked[asked:]
+    assert len(client.events.of("client.address")) == 1
+    assert client.events.of("client.address-lost") == []
+    await client.leave()
+    assert client.failures() == []
+
+
 async def test_a_house_that_comes_late_is_asked_at_once(party):
     windows = party.windows
     await party.relay.start()

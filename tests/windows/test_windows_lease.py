@@ -17,6 +17,7 @@ from lanparty.link.windows.lease import (
     SILENT_AFTER,
     AdapterAddress,
     AdapterView,
+    Advised,
     Ask,
     Asking,
     FixedStory,
@@ -86,7 +87,6 @@ def test_a_house_that_comes_is_asked_at_once_though_another_was_asked_just_now()
     "address",
     [
         AUTOMATIC,
-        attrs.evolve(LEASED, state="tentative"),
         attrs.evolve(LEASED, state="duplicate"),
         attrs.evolve(LEASED, origin="manual"),
         attrs.evolve(LEASED, address="169.254.3.4", prefix=16),
@@ -96,6 +96,26 @@ def test_what_is_no_lease(address):
     story = LeaseStory()
     assert story.look(attrs.evolve(BOUND, addresses=(address,)), True, 0.0) == [Asking(), Ask()]
     assert story.held is None
+
+
+def test_a_lease_that_windows_still_checks_is_waited_for():
+    story = LeaseStory()
+    checked = with_address(state="tentative")
+    story.look(EMPTY, True, 0.0)
+    assert story.look(checked, True, 1.0) == []
+    assert story.held is None
+    assert story.look(BOUND, True, 4.0) == [Got(GOT)]
+    # After the cable was out it is checked again.
+    assert story.look(DOWN, True, 100.0) == []
+    assert story.look(EMPTY, True, 101.0) == []
+    assert story.look(checked, True, 102.0) == []
+    assert story.look(checked, True, 102.0 + LOST_AFTER) == []
+    assert story.held == GOT
+
+
+def test_what_no_house_can_mean_is_given_back_before_it_is_checked():
+    (back,) = LeaseStory().look(with_address(prefix=1, state="tentative"), True, 0.0)
+    assert isinstance(back, GiveBack)
 
 
 def test_a_lease_is_told_once_with_what_the_house_said():
@@ -108,6 +128,14 @@ def test_a_router_outside_the_network_or_the_address_itself_is_none():
     story = LeaseStory()
     view = attrs.evolve(BOUND, gateways=("10.0.0.1", "192.168.77.100"))
     assert story.look(view, True, 0.0) == [Got(attrs.evolve(GOT, router=None))]
+
+
+def test_a_router_that_comes_after_the_address_is_taken_note_of():
+    story = LeaseStory()
+    story.look(attrs.evolve(BOUND, gateways=()), True, 0.0)
+    assert story.look(BOUND, True, 0.5) == [Advised(GOT)]
+    assert story.held == GOT
+    assert story.look(BOUND, True, 1.0) == []
 
 
 def test_a_lease_that_lasts_longer_than_was_known_was_renewed():
@@ -151,7 +179,7 @@ def test_an_address_that_stays_off_is_lost_and_the_house_is_asked(seconds, reaso
     story = LeaseStory()
     story.look(with_address(seconds=seconds), True, 0.0)
     story.look(EMPTY, True, 10.0)
-    assert story.look(EMPTY, True, 13.0) == [Lost("192.168.77.100", reason), Asking(), Ask()]
+    assert story.look(EMPTY, True, 10.0 + LOST_AFTER) == [Lost("192.168.77.100", reason), Asking(), Ask()]
 
 
 def test_a_pulled_cable_loses_nothing():

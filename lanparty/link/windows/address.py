@@ -28,6 +28,7 @@ import trio
 from lanparty.link.address_options import AddressOptions
 from lanparty.link.windows.lease import (
     AdapterView,
+    Advised,
     Ask,
     Asking,
     FixedStory,
@@ -223,6 +224,8 @@ class WindowsAddressSetup:
                 log(CLIENT_DHCP_SILENT, interface=self._name, seconds=seconds)
             case Got(got):
                 self._tell_got(got, views)
+            case Advised():
+                return
             case Renewed(got):
                 log(CLIENT_DHCP_RENEWED, address=got.address, lease_seconds=got.lease_seconds, server=got.server)
             case Lost(address, reason):
@@ -255,7 +258,7 @@ class WindowsAddressSetup:
         if not self._options.accept_default_route:
             return
         match turn:
-            case Got(got) | Renewed(got):
+            case Got(got) | Renewed(got) | Advised(got):
                 if got.router is None and isinstance(turn, Got):
                     log(CLIENT_DEFAULT_ROUTE_REFUSED, reason="the house names no router")
                 await self._api.lead_by(got.router)

@@ -8,7 +8,8 @@ Windows' DHCP client cannot be told which server to believe, and does not tell w
 afterwards, in the adapter's addresses, each time that Windows reports a change of them:
 
 1. An address whose prefix and suffix are from DHCP, and which is "preferred" (nobody else was heard to have it), is a
-   lease. 169.254.0.0/16 is what Windows makes up when nobody answers: no lease.
+   lease. While it is "tentative", Windows asks the house for some seconds whether somebody has it: that is waited for.
+   169.254.0.0/16 is what Windows makes up when nobody answers: no lease.
 2. What no house can mean (``dhcp_reply.lan_network``) is given back. It has been on the adapter for the moment that
    Windows took to say so; the relay's own route is a host route, which wins over any network.
 3. While the adapter is up, the house is there and there is no lease, Windows' client is told to ask, again and again:
@@ -30,6 +31,7 @@ from lanparty.link.dhcp_reply import ReplyError, host_of, lan_network
 __all__ = [
     "AdapterAddress",
     "AdapterView",
+    "Advised",
     "Ask",
     "Asking",
     "FixedStory",
@@ -55,9 +57,9 @@ GIVEN_BACK_PAUSE: Final = 60.0
 takes whatever comes first, so asking soon would put the same on the adapter again."""
 GIVE_BACK_AGAIN: Final = 2.0
 """Seconds after which it is given back again, when it still is on the adapter, or again."""
-LOST_AFTER: Final = 3.0
-"""Seconds that a lease may be missing from the adapter. Windows takes an address off, looks whether it is in use, and
-puts it on again when its cable was pulled and plugged in, or the house named another network mask."""
+LOST_AFTER: Final = 5.0
+"""Seconds that a lease may be missing from the adapter. Windows takes an address off, asks the house, and puts it on
+again when its cable was pulled and plugged in, or the house named another network mask; after 4 s it asks once more."""
 RENEWED_BY: Final = 5
 """Seconds by which a lease must last longer than was known to be a new one; Windows counts in whole seconds, and we
 look when Windows finds the time to tell us."""
@@ -152,6 +154,13 @@ class Renewed:
 
 
 @attrs.frozen
+class Advised:
+    """To do: the house's router, or its DNS servers, are others. Windows may show them after the address."""
+
+    got: HouseAddress
+
+
+@attrs.frozen
 class Lost:
     """To say: the address is not the adapter's any more."""
 
@@ -167,7 +176,7 @@ class GiveBack:
     """None: as before."""
 
 
-Turn = Asking | Ask | Silent | Got | Renewed | Lost | GiveBack
+Turn = Asking | Ask | Silent | Got | Renewed | Advised | Lost | GiveBack
 
 
 class Story(Protocol):
@@ -216,6 +225,9 @@ class LeaseStory:
             return self._unbelievable(view, str(error), now)
         if found is not None:
             return self._present(found, now)
+        if any(_is_leased(each) and each.state == "tentative" for each in view.addresses):
+            self._missing_since = None
+            return []
         turns = self._missing(now)
         return turns if self.held is not None else turns + self._seek(house, now)
 
@@ -231,6 +243,8 @@ class LeaseStory:
             return [Lost(held.address, "the house gave another one"), Got(found)]
         if agreed or self._ends > ends + RENEWED_BY:
             return [Renewed(found)]
+        if (held.router, held.name_servers) != (found.router, found.name_servers):
+            return [Advised(found)]
         return []
 
     def _unbelievable(self, view: AdapterView, reason: str, now: float) -> list[Turn]:
@@ -327,10 +341,11 @@ def conflicts(network: ipaddress.IPv4Network, views: Iterable[AdapterView], own:
 def _lease_of(view: AdapterView) -> HouseAddress | None:
     """Give the lease that the adapter has. Raises ReplyError: no house can mean that."""
     for found in view.addresses:
-        address = ipaddress.IPv4Address(found.address)
-        if found.origin != "dhcp" or found.state != "preferred" or address in _AUTOMATIC:
+        if not _is_leased(found):
             continue
-        network = lan_network(host_of(address), found.prefix)
+        network = lan_network(host_of(ipaddress.IPv4Address(found.address)), found.prefix)
+        if found.state != "preferred":
+            continue
         routers = [text for text in view.gateways if ipaddress.IPv4Address(text) in network and text != found.address]
         return HouseAddress(
             found.address,
@@ -342,3 +357,7 @@ def _lease_of(view: AdapterView) -> HouseAddress | None:
             name_servers=view.name_servers,
         )
     return None
+
+
+def _is_leased(found: AdapterAddress) -> bool:
+    return found.origin == "dhcp" and ipaddress.IPv4Address(found.address) not in _AUTOMATIC

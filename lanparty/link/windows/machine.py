@@ -72,9 +72,8 @@ class _Adapter:
     # address.AddressApi
 
     async def adapters(self) -> list[AdapterView]:
-        """See `AddressApi`."""
-        await trio.lowlevel.checkpoint()
-        return read_adapters()
+        """See `AddressApi`. In a thread, because it takes milliseconds, and the tunnel's frames would wait."""
+        return await trio.to_thread.run_sync(read_adapters)
 
     def watch(self) -> AbstractContextManager[AsyncIterator[object]]:
         """See `AddressApi`."""
