@@ -40,8 +40,8 @@ REAL_TOOLS = {
 
 # They bring mingw-w64's headers, which our declarations of Windows' functions are held against.
 WINDOWS_COMPILERS = {
-    "i686-w64-mingw32-gcc": "gcc-mingw-w64-i686",
-    "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
+    "i686-w64-mingw32-gcc": "gcc-mingw-w64-i686-win32",
+    "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64-win32",
 }
 
 SHARED = Path(__file__).parent / ".nox" / "shared"

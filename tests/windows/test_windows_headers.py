@@ -60,7 +60,7 @@ VOID WINAPI FreeInterfaceDnsSettings(DNS_INTERFACE_SETTINGS *Settings);""",
 def compilers() -> None:
     missing = [compiler for compiler in (X64, I686) if shutil.which(compiler) is None]
     if missing:
-        text = f"no {' and no '.join(missing)}: apt-get install gcc-mingw-w64-x86-64 gcc-mingw-w64-i686"
+        text = f"no {' and no '.join(missing)}: apt-get install gcc-mingw-w64-x86-64-win32 gcc-mingw-w64-i686-win32"
         if os.environ.get("CI") or os.environ.get("LANPARTY_LAN_REQUIRED"):
             pytest.fail(text)
         pytest.skip(text)
