@@ -167,6 +167,48 @@ async def test_a_pin_that_vanishes_while_the_house_has_a_network_there_is_put_ba
         await player.changed()
 
 
+async def test_a_cable_that_is_out_for_a_while_is_no_theft(player):
+    """Windows tells of it several times; meanwhile the default route by the house leads into the tunnel."""
+    await player.pin.pin(RELAY)
+    await player.adapter.lead_by("192.168.77.1", pinned=True)
+    async with guarded(player):
+        for _ in range(2):
+            player.network.interfaces[ETHERNET].up = False
+            player.network.flap(ETHERNET)
+            for _ in range(3):
+                await player.changed()
+            assert player.pins() == {}
+            player.network.interfaces[ETHERNET].up = True
+            player.network.routes[ETHERNET, "0.0.0.0/0", "192.0.2.1"] = FakeRoute(0)
+            await player.changed()
+            assert player.pins() == {PIN: 0}
+    await player.pin.release()
+    assert player.pins() == {}
+
+
+async def test_routes_that_are_listed_while_the_cable_is_out_do_not_count(player):
+    network = player.network
+    await player.pin.pin(RELAY)
+    await player.adapter.lead_by("192.168.77.1", pinned=True)
+    async with guarded(player):
+        network.interfaces[ETHERNET].up = False
+        await player.changed()
+        network.add(WIFI, "Wi-Fi", metric=50)
+        network.routes[WIFI, "0.0.0.0/0", "198.51.100.1"] = FakeRoute(0)
+        await player.changed()
+        assert player.pins() == {(WIFI, f"{RELAY}/32", "198.51.100.1"): 0}
+
+
+async def test_a_borrowed_route_by_a_cable_that_is_out_is_not_kept(player):
+    player.network.routes[PIN] = FakeRoute(7)
+    await player.pin.pin(RELAY)
+    player.network.interfaces[ETHERNET].up = False
+    player.network.add(WIFI, "Wi-Fi", metric=50)
+    player.network.routes[WIFI, "0.0.0.0/0", "198.51.100.1"] = FakeRoute(0)
+    await player.pin.pin(RELAY)
+    assert player.pins() == {PIN: 7, (WIFI, f"{RELAY}/32", "198.51.100.1"): 0}
+
+
 async def test_the_house_steals_the_relays_route(player):
     """DHCP's option 121 may name a host route: it wins, because the adapter's metric is the lower one."""
     await player.adapter.set_up(1500)

@@ -15,9 +15,11 @@ is removed, the route looked up again, and fixed again.
 **The watch** (`RelayPin.guard`) looks after each change of routes, interfaces and addresses whether Windows would still
 reach the relay without the tunnel, DHCP or not:
 
-* The pin is gone. Windows removes an interface's routes when its cable or its Wi-Fi is lost for a moment, and gives
-  back only those of DHCP. So the pin is put back, also where nothing is wrong yet: else the tunnel's packets would go
-  into the tunnel as soon as the house's routes fit.
+* The pin is gone, or its interface is not connected. Windows removes an interface's routes when its cable or its Wi-Fi
+  is lost for a moment, and gives back only those of DHCP; or it lists them still, and does not use them (SoftEtherVPN
+  #1659). So the pin is put back, by whichever interface leads there now, also where nothing is wrong yet: else the
+  tunnel's packets would go into the tunnel as soon as the house's routes fit. While no interface does, nobody is to
+  blame, and the next change is waited for.
 * The relay's route leads into the tunnel although the pin is there: somebody has made a host route to it, too, and the
   adapter has the lower metric. If it is DHCP's, it is removed, which adapter_network.py does anyway. Else nothing that
   we could put back helps, so the program ends.
@@ -146,22 +148,25 @@ class RelayPin:
             if pin is None or pin.hop is None:
                 return
             snapshot = await self._network.snapshot()
-            if snapshot.value(pin.hop) is None:
-                await self._put_back(pin)
+            connected = snapshot.connects(pin.hop)
+            if snapshot.value(pin.hop) is None or not connected:
+                await self._put_back(pin, connected)
             elif self._into_tunnel(pin.address):
                 await self._require_outside(pin.address)
 
-    async def _put_back(self, pin: _Pin) -> None:
+    async def _put_back(self, pin: _Pin, connected: bool) -> None:
+        """``connected``: the interface of the pin is; else its routes are out of use, and nobody took one away."""
         again = trio.current_time() - self._put_back_at < QUIET
-        self._put_back_at = trio.current_time()
-        if again and self._into_tunnel(pin.address):
+        if again and connected and self._into_tunnel(pin.address):
             raise self._stolen(pin.address, "another program removes the route that this one needs")
         await self._release()
         try:
             await self._make(pin.address)
         except ConnectionFailedError:
             self._pin = pin  # no network at all now: the next change is looked at, too
+            self._put_back_at = float("-inf")
             return
+        self._put_back_at = trio.current_time()
         await self._require_outside(pin.address)
 
     async def _require_outside(self, address: str) -> None:
@@ -225,7 +230,7 @@ class RelayPin:
         if pin.hop is None:
             return True
         snapshot = await self._network.snapshot()
-        if snapshot.value(pin.hop) is None or self._into_tunnel(pin.address):
+        if snapshot.value(pin.hop) is None or not snapshot.connects(pin.hop) or self._into_tunnel(pin.address):
             return False
         if pin.step is None:
             return True

@@ -174,6 +174,10 @@ class Snapshot:
         """Give the value at ``key``; None: no such route, or no such interface or network."""
         return self.values.get(key)
 
+    def connects(self, route: RouteKey) -> bool:
+        """Whether the interface of a route is connected: else the route may be listed, and is not used."""
+        return (route.interface, _family(ipaddress.ip_network(route.destination).version)) in self.metrics
+
 
 @attrs.frozen
 class Wish:
@@ -230,7 +234,7 @@ def best_way(
     counts only where the interface may use it.
     """
     target = ipaddress.ip_address(address)
-    family: Family = 4 if target.version == 4 else 6
+    family = _family(target.version)
     found: tuple[tuple[int, int], RouteKey] | None = None
     for key, metric in snapshot.values.items():
         if not isinstance(key, RouteKey) or not isinstance(metric, int) or key == without or key.interface in avoid:
@@ -261,6 +265,10 @@ def default_halves(snapshot: Snapshot, interface: str, router: str) -> list[Step
 def host_route(interface: str, address: str, gateway: str | None) -> Step:
     """Give the step that makes the route to one ``address``."""
     return Step(RouteKey(interface, str(ipaddress.ip_network(address)), gateway), None, ROUTE_METRIC)
+
+
+def _family(version: int) -> Family:
+    return 4 if version == 4 else 6
 
 
 def still_ours(step: Step, snapshot: Snapshot) -> bool:
