@@ -421,6 +421,10 @@ class DelayBounded:
         """Whether the epoch shows what the path carries, not what there was to send."""
         return self._idle * 2 <= self._acked or self._peak + 2 * self.datagram_size >= self._epoch_window
 
+    def _short_of_data(self) -> bool:
+        """Whether most of the epoch was limited by what there was to send, though it may have filled a small window."""
+        return self._idle * 2 > self._acked
+
     def _allowance(self) -> float:
         """Seconds that noise may add: nothing while the rate is the best we know, for then it costs nothing."""
         probing = self._probe_until < math.inf
@@ -514,7 +518,8 @@ class DelayBounded:
                 self.pacing_rate = min(_STARTUP_PACING * self.window / self.base, MAX_PACING_RATE)
 
     def _startup_epoch(self, now: float, rate: float, saturated: bool) -> None:
-        if self._floor > self.base + max(self.target, min(self.base / 8, 0.016)) and saturated:
+        queue = self._floor > self.base + max(self.target, min(self.base / 8, 0.016))
+        if queue and saturated and not self._short_of_data():
             self._leave_startup(now, rate, self._floor)
             return
         if not saturated:

@@ -155,7 +155,9 @@ class RateBounded(DelayBounded):
         if self._pipe <= 0:
             self._pipe = rate
         if self._busy_row >= _BUSY_ROW:
-            self._pipe += (rate - self._pipe) * (0.5 if queue > 3 * self.target else 0.25)
+            # What there was to send is less than what the path carries, whatever waits there.
+            if rate > self._pipe or not self._short_of_data():
+                self._pipe += (rate - self._pipe) * (0.5 if queue > 3 * self.target else 0.25)
         elif rate > self._pipe:
             self._pipe += (rate - self._pipe) * 0.5
         elif not busy and self.missed - self._missed_before > _MISSED * self._acked:

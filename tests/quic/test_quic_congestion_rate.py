@@ -101,3 +101,30 @@ def test_one_that_comes_in_time_is_not_paced_for_being_late():
     assert program.run(2.0) > 17 * MBIT
     assert program.pacer.missed - missed < 0.01 * (program.delivered - delivered)
     assert program.longest < 0.005
+
+
+def test_a_quiet_hour_on_a_noisy_machine_makes_the_path_no_slower():
+    """A few small packets, and delays of the machine that look like a queue: neither says what the path carries."""
+    program = LateProgram(0.001, 100 * MBIT)
+    program.cruise(80 * MBIT)
+    control, delivered = program.control, int(program.delivered)
+    for index in range(4000):
+        program.now += 0.004
+        delivered += 300
+        control.on_sent(program.now, 300, 6000)
+        control.on_ack(
+            AckSample(
+                now=program.now,
+                acked=300,
+                lost=0,
+                rtt=RTT + (0.0009 if index % 7 else 0.0004),
+                delivery_rate=75_000.0,
+                app_limited=True,
+                delivered=delivered,
+                prior_delivered=delivered - 300,
+                in_flight=6000,
+                min_rtt=RTT,
+            )
+        )
+    program.delivered = float(delivered)
+    assert program.run(0.2) > 60 * MBIT
