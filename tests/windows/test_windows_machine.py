@@ -4,8 +4,11 @@ import pytest
 import trio
 from fake_iphelper import ETHERNET
 from fake_windows import FakeWindows
-from machine_behaviour import MachineBehaviour
+from machine_behaviour import STATIC, MachineBehaviour, adapter
 
+from lanparty.link.address_options import AddressOptions
+from lanparty.link.machine import MachineOptions
+from lanparty.link.windows import tap
 from lanparty.link.windows.machine import open_windows_machine
 
 
@@ -46,3 +49,14 @@ class TestWindowsMachine(MachineBehaviour):
     @pytest.fixture
     def world(self, windows):
         return WindowsWorld(windows)
+
+
+async def test_an_adapter_that_takes_its_time_after_each_restart(windows, monkeypatch):
+    monkeypatch.setattr(tap, "REOPEN_STEP", 0.01)
+    before = windows.state()
+    windows.tap.back_after = 3
+    options = MachineOptions(address=AddressOptions(address=STATIC))
+    async with open_windows_machine(options) as machine, adapter(machine) as device:
+        assert device.adapter.guid == windows.tap.guid
+        assert sum(call.startswith("CM_Enable_DevNode") for call in windows.kernel.calls) == 2  # DHCP off, its MAC
+    assert windows.state() == before

@@ -430,13 +430,14 @@ def left_behind(directory, machine, steps, owner=DEAD):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_after_a_reboot_a_route_is_somebody_elses_and_settings_are_put_back_if_they_were_kept(tmp_path, kept):
-    machine = machine_of()
-    left_behind(tmp_path, machine, [Step(METRIC, 25, 1), PIN], attrs.evolve(DEAD, boot="0x0"))
+    machine, address = machine_of(), Step(AddressKey(TAP, "192.168.77.5"), None, 24)
+    left_behind(tmp_path, machine, [Step(METRIC, 25, 1), PIN, address], attrs.evolve(DEAD, boot="0x0"))
     if not kept:
         machine.values[METRIC] = 25
     done = in_repair(tmp_path, machine)
     assert machine.values[METRIC] == 25
     assert machine.values[PIN.key] == 0
+    assert machine.values[address.key] == 24
     assert len(done) == kept
     assert list(tmp_path.iterdir()) == []
 

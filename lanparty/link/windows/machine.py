@@ -36,7 +36,7 @@ from lanparty.link.windows.network import NetworkApi
 from lanparty.link.windows.ownership import current_owner, is_alive, windows_state_directory
 from lanparty.link.windows.pin import RelayPin
 from lanparty.link.windows.plan import AddressKey, CategoryKey, DhcpKey, Key, MacKey, Step
-from lanparty.link.windows.tap import WindowsTapDevice, open_windows_tap
+from lanparty.link.windows.tap import WindowsTapDevice, open_windows_tap, reopened
 from lanparty.link.windows.transaction import Transaction, repair
 from lanparty.link.windows.winapi.shell32 import SHELL32
 from lanparty.obs.errors import MachineError
@@ -194,6 +194,7 @@ class WindowsMachine:
         now = fixed.dhcp_switch(adapter.guid)
         if now is not None and now != wanted:
             await self.transaction.apply([Step(DhcpKey(adapter.guid), now, wanted)])
+            close_adapter(await reopened(adapter))  # It was restarted, and is not there at once.
 
     async def _change_mac(self, change: MacChange) -> None:
         await self.transaction.apply([Step(MacKey(change.adapter.guid), change.before or "", change.after)])

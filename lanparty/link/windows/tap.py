@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from lanparty.link.windows.iocp import Operation
     from lanparty.proto.superframe import Frame
 
-__all__ = ["MacRefusedError", "WindowsTapDevice", "open_windows_tap"]
+__all__ = ["MacRefusedError", "WindowsTapDevice", "open_windows_tap", "reopened"]
 
 READS: Final = READ_LIMIT
 """Reads that wait in the driver. No more frames than these can come in one turn of the event loop: fewer than a batch
@@ -359,7 +359,7 @@ async def _opened(
     close_adapter(handle)  # An adapter that is restarted waits for its last handle to be closed.
     change = mac_change(adapter, mac)
     await change_mac(change)
-    handle = await _reopened(adapter)
+    handle = await reopened(adapter)
     try:
         found = driver_mac(handle, adapter.name)
         if found != mac:
@@ -374,7 +374,7 @@ async def _opened(
     return adapter, handle
 
 
-async def _reopened(adapter: TapAdapter) -> int:
+async def reopened(adapter: TapAdapter) -> int:
     """Open an adapter that was restarted, as soon as it is there. Raises AdapterStoppedError, MachineError."""
     deadline = trio.current_time() + REOPEN_SECONDS
     while True:
@@ -383,7 +383,7 @@ async def _reopened(adapter: TapAdapter) -> int:
         except AdapterStoppedError:
             if trio.current_time() >= deadline:
                 raise AdapterStoppedError(
-                    f"the network adapter '{adapter.name}' did not come back after it was restarted for its MAC "
-                    "address: enable it in Windows' list of network connections (ncpa.cpl), or restart the computer"
+                    f"the network adapter '{adapter.name}' did not come back after it was restarted: enable it in "
+                    "Windows' list of network connections (ncpa.cpl), or restart the computer"
                 ) from None
         await trio.sleep(REOPEN_STEP)

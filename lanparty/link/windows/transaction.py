@@ -17,10 +17,11 @@ the step begins with, somebody else was there, and nothing is done (`ChangedErro
 
 What is between "right before" and the write belongs to nobody: Windows has no call that compares and sets.
 
-**After a reboot** routes are gone (CreateIpForwardEntry2 has no persistent store, unlike "route -p"), so one that looks
-like ours is somebody else's. DNS servers and categories are kept by Windows. For SetIpInterfaceEntry Microsoft does not
-say it: netsh and PowerShell know an active and a persistent store, and programs report both. It does not matter here:
-if the setting was lost, it is no longer what we left, and nothing is done; if it was kept, it is put back.
+**After a reboot** routes and addresses are gone (CreateIpForwardEntry2 has no persistent store, unlike "route -p";
+CreateUnicastIpAddressEntry says so), so one that looks like ours is somebody else's. DNS servers and categories are
+kept by Windows. For SetIpInterfaceEntry Microsoft does not say it: netsh and PowerShell know an active and a persistent
+store, and programs report both. It does not matter here: if the setting was lost, it is no longer what we left, and
+nothing is done; if it was kept, it is put back.
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ async def repair(
     """
 
     async def undo(step: Step, owner: Owner) -> str | None:
-        if owner.boot != here.boot and isinstance(step.key, RouteKey):
+        if owner.boot != here.boot and isinstance(step.key, RouteKey | AddressKey):
             return None
         try:
             await machine.change(step.undo())
