@@ -64,6 +64,7 @@ class FakeWindows(FakeDlls):
         self.stacks = {}
         self.on_change = lambda function: None
         """Called before each call that changes something, with its name. May `kill`, or raise nothing."""
+        self.was_refused = False
         self.refused = {}
         """Calls that change something: what is answered instead."""
         self.kernel = Kernel(self)

@@ -5,6 +5,8 @@ repairs, and everything is as it was before.
 """
 
 import itertools
+import math
+import os
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,12 +17,15 @@ from fake_windows import FakeWindows
 from lanparty.link.address_options import AddressOptions
 from lanparty.link.device import DeviceGoneError
 from lanparty.link.machine import MachineOptions
+from lanparty.link.windows import address, category
 from lanparty.link.windows.machine import open_windows_machine
 from lanparty.obs.errors import LanpartyError
 from lanparty.obs.log import captured
 
 MAC = bytes.fromhex("02a1b2c3d4e5")
 DEADLINE = 30
+PATIENCE = 0.5
+"""Seconds for what may never come, because something was refused."""
 MODES = {
     "dhcp": AddressOptions(accept_default_route=True),
     "fixed": AddressOptions(address="192.168.77.50/24"),
@@ -30,6 +35,9 @@ MODES = {
 @asynccontextmanager
 async def windows_in(directory, monkeypatch):
     directory.mkdir()
+    # Waits for a real Windows, on which nothing here depends; there are some 150 lives.
+    monkeypatch.setattr(category, "PAUSES", (0.02,) * len(category.PAUSES))
+    monkeypatch.setattr(address, "RELEASE_LINGER", 0.0)
     monkeypatch.setenv("PROGRAMDATA", str(directory))
     windows = FakeWindows()
     with windows.installed(), trio.fail_after(DEADLINE):
@@ -72,7 +80,10 @@ async def life(windows, options):
 
 async def seen(windows, condition):
     while not condition() and not windows.dead:
-        await windows.lived.wait()
+        with trio.move_on_after(PATIENCE if windows.was_refused else math.inf) as waits:
+            await windows.lived.wait()
+        if waits.cancelled_caught:
+            break
     if windows.dead:
         await trio.sleep_forever()
 
@@ -97,6 +108,50 @@ async def dying(windows, options, at):
             assert windows.dead
     windows.on_change = lambda function: None
     return None if windows.dead else made
+
+
+async def refusing(windows, options, at):
+    """The same, with the ``at``-th change refused. Gives how many there were, and which one was refused."""
+    count = itertools.count(1)
+    made, which = 0, None
+
+    def refuse(function):
+        nonlocal made, which
+        made = next(count)
+        windows.refused.clear()
+        if made == at:
+            windows.was_refused = True
+            windows.refused[function] = True
+            which = function
+            windows.settle()
+
+    windows.on_change = refuse
+    try:
+        await life(windows, options)
+    except* LanpartyError:
+        assert which is not None
+    windows.on_change = lambda function: None
+    windows.refused.clear()
+    return made, which
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_whatever_is_refused_once_nothing_is_left(mode, tmp_path, monkeypatch):
+    """What could not be put back at the end is in the journal, and put back by the next start."""
+    for at in itertools.count(1):
+        async with windows_in(tmp_path / str(at), monkeypatch) as windows:
+            before = windows.state()
+            with captured():
+                made, which = await refusing(windows, MODES[mode], at)
+                if list(windows.directory.glob("*.json")):
+                    windows.processes[os.getpid()] += 1  # the next start is another process
+                    async with open_windows_machine(MachineOptions()):
+                        pass
+            assert windows.state() == before, f"refused change {at}, {which}: {windows.log[-5:]}"
+            assert not list(windows.directory.glob("*.json"))
+        if made < at:
+            break
+    assert at > 20
 
 
 @pytest.mark.parametrize("mode", MODES)

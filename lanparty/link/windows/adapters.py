@@ -211,6 +211,8 @@ def restart_adapter(adapter: TapAdapter) -> None:
     if error == CR_SUCCESS:
         stopped = CFGMGR32.CM_Disable_DevNode(device, CM_DISABLE_UI_NOT_OK)
         error = CFGMGR32.CM_Enable_DevNode(device, 0)
+        if error != CR_SUCCESS:  # Left disabled it is of no use to anybody, so it is asked for once more.
+            error = CFGMGR32.CM_Enable_DevNode(device, 0)
         error = error if stopped == CR_SUCCESS else stopped
     if error == CR_ACCESS_DENIED:
         raise MachineError(
