@@ -21,6 +21,7 @@ DOMAIN = nlm.NLM_NETWORK_CATEGORY_DOMAIN_AUTHENTICATED
 HERE = Owner(4711, 1000, "0x1", 0)
 HOUSE = "{B0000000-0000-4000-8000-000000000001}"
 HOME = "{B0000000-0000-4000-8000-000000000002}"
+IDENTIFYING = "{B0000000-0000-4000-8000-000000000003}"
 
 
 def machine(category=PUBLIC, *, connected=True):
@@ -136,6 +137,30 @@ async def test_the_tries_are_bounded_until_something_changes(tmp_path, autojump_
             assert network.networks[HOUSE] == PRIVATE
 
         await story.run(nothing_and_then_something)
+
+
+async def test_what_windows_shows_or_refuses_while_it_identifies_the_network_is_not_the_end(tmp_path, autojump_clock):
+    network = machine()
+    network.networks[IDENTIFYING] = PUBLIC
+    network.connections[-1] = (TAP, IDENTIFYING)
+    network.policy = True
+    with on_windows(network) as windows:
+        story = Story(windows, tmp_path)
+
+        async def in_silence():
+            await trio.sleep(4)
+            network.policy = False
+            await trio.sleep(6)
+            assert network.networks[IDENTIFYING] == PRIVATE
+            network.connections[-1] = (TAP, HOUSE)
+            del network.networks[IDENTIFYING]
+            await trio.sleep(40)
+            assert network.networks == {HOUSE: PRIVATE, HOME: PUBLIC}
+
+        await story.run(in_silence)
+        assert story.events.count(CLIENT_NETWORK_NOT_PRIVATE) == 1
+        assert await story.transaction.undo() == []
+    assert network.networks == {HOUSE: PUBLIC, HOME: PUBLIC}
 
 
 async def test_what_the_player_makes_public_again_stays_so(tmp_path, autojump_clock):

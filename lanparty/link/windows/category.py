@@ -6,11 +6,13 @@ Must not know: routes, addresses, the journal.
 Windows calls a network that it does not know "public", and its firewall then drops what other players' games send
 (n2n#207). The house's network has no router that Windows could know it by, so it is new again and again.
 
-1. The network appears some seconds after the adapter's address: Windows looks for a router first. So `KeepPrivate` asks
-   again, at growing intervals and when something about addresses or routes changes.
+1. The network appears some seconds after the adapter's address: Windows looks for a router first, and may show another
+   network meanwhile ("Identifying..."), or refuse to change its category. Of the end of that it does not tell those who
+   listen for addresses and routes. So `KeepPrivate` asks again, at growing intervals, whether it found one or not, and
+   anew when something about addresses or routes changes.
 2. A public network becomes private, as a step of the transaction, which puts the old category back.
 3. Each network is set once only: if the player makes it public again, it stays so.
-4. A domain's network, or one that a policy holds, stays, with a warning.
+4. A domain's network, or one that a policy holds, stays, with one warning.
 
 All COM is in worker threads, each with a multithreaded apartment of its own for the time of the call.
 """
@@ -39,8 +41,8 @@ from lanparty.obs.log import log
 __all__ = ["KeepPrivate", "change_category", "networks_of"]
 
 PAUSES: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0)
-"""Seconds between two looks for a network: Windows needs some 5 to 20 s for one without a router. After two minutes it
-is looked for only when something changes."""
+"""Seconds between two looks at the networks: Windows needs some 5 to 20 s for one without a router. After two minutes
+they are looked at only when something changes."""
 _MAX_CONNECTIONS: Final = 256
 """Connections that are looked at: more than any machine has."""
 _WHY_NOT: Final = {
@@ -169,6 +171,7 @@ class KeepPrivate:
         self._transaction = transaction
         self._adapter = adapter
         self._seen: set[str] = set()
+        """Networks that were set."""
         self._warned: set[str] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -177,8 +180,7 @@ class KeepPrivate:
             task_status.started()
             tries = 0
             while True:
-                if await self._look():
-                    tries = len(PAUSES)
+                await self._look()
                 pause = PAUSES[tries] if tries < len(PAUSES) else float("inf")
                 tries += 1
                 with trio.move_on_after(pause):
@@ -186,28 +188,26 @@ class KeepPrivate:
                     tries = 0  # something happened: the network may come now
                 await trio.sleep(PAUSES[0])  # a burst of changes is one
 
-    async def _look(self) -> bool:
-        """Set what is new; whether the adapter has a network."""
+    async def _look(self) -> None:
+        """Set what is new."""
         try:
             networks = await trio.to_thread.run_sync(networks_of, self._adapter)
         except MachineError as error:
             self._warn(str(error))
-            return True
+            return
         for network, category in networks.items():
             if network in self._seen or category == nlm.NLM_NETWORK_CATEGORY_PRIVATE:
                 continue
-            self._seen.add(network)
             if category == nlm.NLM_NETWORK_CATEGORY_DOMAIN_AUTHENTICATED:
                 self._warn("it belongs to a domain, whose rules hold")
                 continue
-            step = Step(CategoryKey(network), category, nlm.NLM_NETWORK_CATEGORY_PRIVATE)
             try:
-                await self._transaction.apply([step])
+                await self._transaction.apply([Step(CategoryKey(network), category, nlm.NLM_NETWORK_CATEGORY_PRIVATE)])
             except MachineError as error:
                 self._warn(str(error))
             else:
+                self._seen.add(network)
                 log(CLIENT_NETWORK_PRIVATE, interface=self._watched.alias(self._adapter))
-        return bool(networks)
 
     def _warn(self, reason: str) -> None:
         if reason not in self._warned:
