@@ -4,12 +4,13 @@ import pytest
 import trio
 from fake_iphelper import ETHERNET
 from fake_windows import FakeWindows
-from machine_behaviour import STATIC, MachineBehaviour, adapter
+from machine_behaviour import MAC, STATIC, MachineBehaviour, adapter
 
 from lanparty.link.address_options import AddressOptions
 from lanparty.link.machine import MachineOptions
 from lanparty.link.windows import tap
 from lanparty.link.windows.machine import open_windows_machine
+from lanparty.obs.errors import MachineError
 
 
 @pytest.fixture
@@ -60,3 +61,25 @@ async def test_an_adapter_that_takes_its_time_after_each_restart(windows, monkey
         assert device.adapter.guid == windows.tap.guid
         assert sum(call.startswith("CM_Enable_DevNode") for call in windows.kernel.calls) == 2  # DHCP off, its MAC
     assert windows.state() == before
+
+
+async def test_an_adapter_that_the_repair_has_restarted_is_waited_for(windows):
+    before = windows.state()
+    async with trio.open_nursery() as nursery, open_windows_machine(MachineOptions()) as machine:
+        await nursery.start(machine.keep, MAC, 1500)
+        windows.kill()
+        nursery.cancel_scope.cancel()
+    windows.reborn()
+    windows.tap.back_after = 3
+    async with open_windows_machine(MachineOptions()) as machine, adapter(machine) as device:
+        assert device.mac == MAC
+        windows.tap.back_after = 0
+    assert windows.state() == before
+
+
+async def test_a_disabled_adapter_is_not_waited_for(windows):
+    windows.tap.enabled = False
+    async with open_windows_machine(MachineOptions()) as machine:
+        with trio.fail_after(1), pytest.RaisesGroup(pytest.RaisesExc(MachineError, match="is disabled")):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(machine.keep, MAC, 1500)

@@ -30,7 +30,7 @@ from lanparty.link.windows.adapters import MacChange, TapAdapter, choose_adapter
 from lanparty.link.windows.address import WindowsAddressSetup
 from lanparty.link.windows.category import KeepPrivate
 from lanparty.link.windows.dhcp import DhcpClient, read_adapters
-from lanparty.link.windows.driver import close_adapter
+from lanparty.link.windows.driver import AdapterStoppedError, close_adapter
 from lanparty.link.windows.lease import AdapterView
 from lanparty.link.windows.network import NetworkApi
 from lanparty.link.windows.ownership import current_owner, is_alive, windows_state_directory
@@ -108,6 +108,8 @@ class WindowsMachine:
         self.transaction = transaction
         self.pin = pin
         self.options = options
+        self.repaired = False
+        """Whether something was put back at the start: then adapters may have been restarted just now."""
         self._adapter: _Adapter | None = None
 
     # Underlay
@@ -128,7 +130,7 @@ class WindowsMachine:
 
     async def keep(self, mac: bytes, mtu: int, *, task_status: trio.TaskStatus[EthernetDevice]) -> None:
         """See `PlayerMachine`. Raises MachineError."""
-        chosen = _chosen(self.options.tap)
+        chosen = await _chosen(self.options.tap, ARRIVE_SECONDS if self.repaired else 0.0)
         self.api.tap = chosen.guid
         self.pin.avoid.add(chosen.guid)
         try:
@@ -224,10 +226,11 @@ async def open_windows_machine(options: MachineOptions) -> AsyncIterator[Windows
             "that was opened with 'Run as administrator'"
         )
     directory, owner, api = windows_state_directory(), current_owner(), NetworkApi()
-    for what in await repair(directory, api, owner, is_alive=is_alive):
-        log(REPAIRED, what=what)
     transaction = Transaction(api, directory, owner)
     machine = WindowsMachine(api, transaction, RelayPin(api, transaction), options)
+    for what in await repair(directory, api, owner, is_alive=is_alive):
+        machine.repaired = True
+        log(REPAIRED, what=what)
     try:
         yield machine
     finally:
@@ -235,11 +238,19 @@ async def open_windows_machine(options: MachineOptions) -> AsyncIterator[Windows
             log(TASK_FAILED, what="Releasing the relay's route", text=reason)
 
 
-def _chosen(name: str | None) -> TapAdapter:
-    """Give the adapter to use, which is free. Raises MachineError."""
-    adapter, handle = choose_adapter(name)
-    close_adapter(handle)  # It may have to be restarted, and waits for its last handle then.
-    return adapter
+async def _chosen(name: str | None, seconds: float) -> TapAdapter:
+    """Give the adapter to use, which is free. One that does not run is waited for. Raises MachineError."""
+    deadline = trio.current_time() + seconds
+    while True:
+        try:
+            adapter, handle = choose_adapter(name)
+        except AdapterStoppedError:
+            if trio.current_time() >= deadline:
+                raise
+        else:
+            close_adapter(handle)  # It may have to be restarted, and waits for its last handle then.
+            return adapter
+        await trio.sleep(ARRIVE_STEP)
 
 
 async def _arrived(adapter: TapAdapter) -> int:
