@@ -20,7 +20,8 @@ from lanparty.link.windows.winapi import iphlpapi as ip
 from lanparty.link.windows.winapi.base import INVALID_HANDLE_VALUE, LPWSTR, wide, wide_text
 
 FOR_EVER = 0xFFFFFFFF
-ADMINISTRATORS = "S-1-5-32-544"
+ADMINISTRATORS = "O:BAD:P(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)"
+"""A directory that is theirs alone, as SDDL."""
 PROCESS = 0x9000
 CHANGES = WRITES | {
     "RegSetValueExW",
@@ -139,7 +140,7 @@ class Advapi:
     def __init__(self, windows):
         self._windows = windows
         self._registry = windows.kernel.registry
-        self._sid = wide(ADMINISTRATORS)
+        self._security = wide(ADMINISTRATORS)
 
     def __getattr__(self, name):
         return getattr(self._registry, name)
@@ -159,11 +160,11 @@ class Advapi:
         return 1
 
     def GetNamedSecurityInfoW(self, name, kind, what, owner, group, dacl, sacl, descriptor):
-        owner[0], descriptor[0] = 0x51D, 0xDE5C
+        descriptor[0] = 0xDE5C
         return 0
 
-    def ConvertSidToStringSidW(self, sid, text):
-        text[0] = ctypes.cast(self._sid, LPWSTR)
+    def ConvertSecurityDescriptorToStringSecurityDescriptorW(self, descriptor, revision, parts, text, size):
+        text[0] = ctypes.cast(self._security, LPWSTR)
         return 1
 
 

@@ -17,8 +17,10 @@ from lanparty.link.windows.winapi.base import LPWSTR, PVOID, wide, wide_text
 from lanparty.link.windows.winapi.dll import FakeDlls, fakes
 from lanparty.obs.errors import MachineError
 
-ADMINISTRATORS = "S-1-5-32-544"
 USER = "S-1-5-21-1-2-3-1001"
+OURS = "O:BAD:PAI(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)"
+"""What Windows may say of what we made: it counts flags of its own."""
+PARTS = security.OWNER_SECURITY_INFORMATION | security.DACL_SECURITY_INFORMATION
 BOOT = 133_000_000_000_000_000
 
 
@@ -30,7 +32,8 @@ class FakeWindows(FakeDlls):
         self.processes = {os.getpid(): (1_000_000_000_001, security.STILL_ACTIVE)}
         self.open_handles = 0
         self.boot, self.bias = BOOT, 0
-        self.owners = {}
+        self.security = {}
+        """Owner and access list of a directory, as SDDL."""
         self.reparse = set()
         self.made = []
         self.allocated = {}
@@ -93,7 +96,7 @@ class FakeWindows(FakeDlls):
             self.last_error = self.refuse
             return 0
         place.mkdir()
-        self.owners[place] = ADMINISTRATORS
+        self.security[place] = OURS
         self.made.append(wide_text(ctypes.cast(attributes.contents.lpSecurityDescriptor, LPWSTR)))
         return 1
 
@@ -103,13 +106,14 @@ class FakeWindows(FakeDlls):
         return link | (security.FILE_ATTRIBUTE_DIRECTORY if place.is_dir() else 0)
 
     def GetNamedSecurityInfoW(self, path, kind, what, owner, group, dacl, sacl, descriptor):
-        assert (kind, what) == (security.SE_FILE_OBJECT, security.OWNER_SECURITY_INFORMATION)
-        found = wide(self.owners.get(Path(wide_text(path)), USER))
-        descriptor[0] = owner[0] = self._memory(found)
+        assert (kind, what) == (security.SE_FILE_OBJECT, PARTS)
+        assert not any((owner, group, dacl, sacl))
+        descriptor[0] = self._memory(wide(self.security[Path(wide_text(path))]))
         return 0
 
-    def ConvertSidToStringSidW(self, sid, text):
-        copy = wide(wide_text(ctypes.cast(sid, LPWSTR)))
+    def ConvertSecurityDescriptorToStringSecurityDescriptorW(self, descriptor, revision, what, text, size):
+        assert (revision, what) == (security.SDDL_REVISION_1, PARTS)
+        copy = wide(wide_text(ctypes.cast(descriptor, LPWSTR)))
         ctypes.cast(text, ctypes.POINTER(PVOID))[0] = self._memory(copy)
         return 1
 
@@ -159,14 +163,27 @@ def test_the_directory_is_made_for_administrators_only(windows, tmp_path):
     assert len(windows.made) == 1
 
 
-@pytest.mark.parametrize("trap", ["a user's", "a link", "a file"])
-def test_a_directory_that_a_user_could_have_made_is_not_trusted(windows, tmp_path, trap):
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "a link",
+        "a file",
+        f"O:{USER}D:P(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)",
+        f"O:BAD:P(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)(A;;0x1301bf;;;{USER})",
+        "O:BAD:AI(A;OICIID;FA;;;SY)(A;OICIID;FA;;;BA)(A;ID;0x1301bf;;;AU)",  # made in C:\, and moved
+        "O:BAD:P(A;OICI;FA;;;BA)(A;OICIIO;GA;;;CO)",
+        'O:BAD:P(A;OICI;FA;;;BA)(XA;OICI;FA;;;WD;(@User.x=="(A;;FA;;;BA)"))',
+        "O:BAD:NO_ACCESS_CONTROL",
+        "O:BA",
+    ],
+)
+def test_a_directory_that_a_user_could_have_made_or_can_change_is_not_trusted(windows, tmp_path, trap):
     place = tmp_path / "lanparty"
     if trap == "a file":
         place.touch()
     else:
         place.mkdir()
-    windows.owners[place] = USER if trap == "a user's" else ADMINISTRATORS
+    windows.security[place] = trap if trap.startswith("O:") else OURS
     windows.reparse = {place} if trap == "a link" else set()
     with pytest.raises(MachineError, match="cannot be trusted"):
         windows_state_directory()

@@ -12,14 +12,17 @@ network namespaces: ``netns`` is 0.
 **Directory.** ``%ProgramData%\\lanparty``: it lasts over reboots, as the settings of interfaces may, and is the same
 for every user, as the network is. Windows lets every user make files under %ProgramData%, and a journal makes this
 program change routes as administrator; so the directory is made with full access for administrators and the system
-only, nothing inherited. One that is there already is used only if it belongs to one of the two, and is no link: a user
-cannot give files away, so then it was made so.
+only, nothing inherited. One that is there already is used only if it is no link, belongs to one of the two, and gives
+nobody else any access. The owner alone says too little: a user cannot give a directory away, but may put one here that
+an administrator made elsewhere (in ``C:\\`` every user may change and move what others make), and moved ones keep
+their access list.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +39,9 @@ _PRIVATE: Final = "O:BAD:P(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)"
 """SDDL: it belongs to the administrators (BA); nothing inherited from above; all access to them and the system (SY),
 for all that is in it. The owner is said: where User Account Control is off, or by the policy "Default owner for objects
 created by members of the Administrators group", it would be the user, and the next start would not trust it."""
-_TRUSTED: Final = frozenset({"S-1-5-32-544", "S-1-5-18"})
-"""Administrators, who own what an elevated program makes, and the system (Microsoft, "Well-known SIDs")."""
+_TRUSTED: Final = re.compile(r"O:(BA|SY)D:[A-Z]*(\([^()]*;(BA|SY)\))+")
+"""SDDL of a directory that is only theirs: the last part of an entry is whom it is for. A list that is not there at all
+lets everybody in, and reads "NO_ACCESS_CONTROL"."""
 _BIAS_AT: Final = 4
 """Where in Reserved1 is what clock settings have added to BootTime: 8 bytes, aligned, behind a ULONG."""
 
@@ -117,28 +121,27 @@ def _require_private(place: Path) -> None:
     if found == security.INVALID_FILE_ATTRIBUTES:
         raise _refused(place, last_error())
     link = found & security.FILE_ATTRIBUTE_REPARSE_POINT
-    if link or not found & security.FILE_ATTRIBUTE_DIRECTORY or _owner_of(place) not in _TRUSTED:
+    directory = found & security.FILE_ATTRIBUTE_DIRECTORY
+    if link or not directory or _TRUSTED.fullmatch(_security_of(place)) is None:
         raise MachineError(
-            f"{place} was not made by an administrator, so what is in it cannot be trusted; remove it and start again"
+            f"others than administrators may change {place}, so what is in it cannot be trusted; remove it and start "
+            "again"
         )
 
 
-def _owner_of(place: Path) -> str:
-    owner, descriptor, text = PVOID(), PVOID(), LPWSTR()
+def _security_of(place: Path) -> str:
+    """Give the owner and the access list, as SDDL."""
+    descriptor, text = PVOID(), LPWSTR()
+    parts = security.OWNER_SECURITY_INFORMATION | security.DACL_SECURITY_INFORMATION
     error = ADVAPI32.GetNamedSecurityInfoW(
-        wide(str(place)),
-        security.SE_FILE_OBJECT,
-        security.OWNER_SECURITY_INFORMATION,
-        ctypes.byref(owner),
-        None,
-        None,
-        None,
-        ctypes.byref(descriptor),
+        wide(str(place)), security.SE_FILE_OBJECT, parts, None, None, None, None, ctypes.byref(descriptor)
     )
     if error:
         raise _refused(place, error)
     try:
-        if not ADVAPI32.ConvertSidToStringSidW(owner, ctypes.byref(text)):
+        if not ADVAPI32.ConvertSecurityDescriptorToStringSecurityDescriptorW(
+            descriptor, security.SDDL_REVISION_1, parts, ctypes.byref(text), None
+        ):
             raise _refused(place, last_error())
         try:
             return wide_text(text)

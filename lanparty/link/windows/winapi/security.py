@@ -25,6 +25,7 @@ ERROR_ALREADY_EXISTS: Final = 183
 SDDL_REVISION_1: Final = 1
 SE_FILE_OBJECT: Final = 1
 OWNER_SECURITY_INFORMATION: Final = 1
+DACL_SECURITY_INFORMATION: Final = 4
 SystemTimeOfDayInformation: Final = 3
 
 
@@ -63,7 +64,7 @@ PROTOTYPES: Final[dict[str, Prototype]] = {
     "GetFileAttributesW": (DWORD, (LPWSTR,)),
     "LocalFree": (PVOID, (PVOID,)),
     "ConvertStringSecurityDescriptorToSecurityDescriptorW": (BOOL, (LPWSTR, DWORD, _P(PVOID), _P(ULONG))),
-    "ConvertSidToStringSidW": (BOOL, (PVOID, _P(LPWSTR))),
+    "ConvertSecurityDescriptorToStringSecurityDescriptorW": (BOOL, (PVOID, DWORD, DWORD, _P(LPWSTR), _P(ULONG))),
     "GetNamedSecurityInfoW": (DWORD, (LPWSTR, LONG, DWORD, _P(PVOID), _P(PVOID), _P(PVOID), _P(PVOID), _P(PVOID))),
     "NtQuerySystemInformation": (NTSTATUS, (LONG, PVOID, ULONG, _P(ULONG))),
 }
@@ -87,6 +88,10 @@ KERNEL32: Final = Library(
 )
 ADVAPI32: Final = Library(
     "advapi32.dll",
-    _of("ConvertStringSecurityDescriptorToSecurityDescriptorW", "ConvertSidToStringSidW", "GetNamedSecurityInfoW"),
+    _of(
+        "ConvertStringSecurityDescriptorToSecurityDescriptorW",
+        "ConvertSecurityDescriptorToStringSecurityDescriptorW",
+        "GetNamedSecurityInfoW",
+    ),
 )
 NTDLL: Final = Library("ntdll.dll", _of("NtQuerySystemInformation"))
