@@ -59,7 +59,9 @@ MAX_ROWS: Final = 1 << 20
 _FAMILIES: Final[dict[int, Family]] = {ip.AF_INET: 4, ip.AF_INET6: 6}
 _AF: Final[dict[Family, int]] = {4: ip.AF_INET, 6: ip.AF_INET6}
 _ROUTE_PROTOCOL_DHCP: Final = 19
-"""RouteProtocolDhcp of newer SDKs' nldef.h (mingw-w64 lacks it): some releases of Windows give this instead."""
+"""RouteProtocolDhcp of newer SDKs' nldef.h (mingw-w64 lacks it), so a Windows may give it. But "netsh interface ipv4
+show route" lists DHCP's default route as "Manual", like one by hand, so both have the protocol RouteProtocolNetMgmt
+there: then the origin has to tell them apart, and only a real Windows can show that it does."""
 _UNSPECIFIED: Final = {4: str(ipaddress.IPv4Address(0)), 6: str(ipaddress.IPv6Address(0))}
 _SENTENCES: Final = {
     ip.ERROR_ACCESS_DENIED: "Windows does not allow it; start this program as administrator",
@@ -343,8 +345,6 @@ class BestRoute:
 
     key: RouteKey
     source: str | None
-    loopback: bool
-    """The address is this machine's own."""
 
 
 def best_route(address: str) -> BestRoute | None:
@@ -359,7 +359,7 @@ def best_route(address: str) -> BestRoute | None:
         raise refused(f"find the way to {address}", error)
     guid = guid_of_luid(row.InterfaceLuid.Value)
     key = None if guid is None else _route_key(guid, row)
-    return None if key is None else BestRoute(key, text_of(source), bool(row.Loopback))
+    return None if key is None else BestRoute(key, text_of(source))
 
 
 def read_addresses() -> dict[str, str]:
