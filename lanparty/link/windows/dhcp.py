@@ -7,7 +7,7 @@ IpReleaseAddress and IpRenewAddress return when the DHCP client is done: after i
 after its last attempt, which can take a minute. There is no call that does not wait, and none that tells when it is
 done, so they run in a thread of their own, one at a time. (The rule against threads is about the adapter's frames:
 those never see this thread.) A cancelled call is abandoned: its thread ends with its attempt, and holds nothing of
-ours.
+ours; so the release at the end may begin beside a renewal that nobody waits for any more.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 SILENT_AFTER: Final = 10.0
-"""Seconds without an address after which the player is told: as on Linux (dhcp_client.py). Windows has asked at 0, 4
-and 8 s by then, and once more because we told it to."""
+"""Seconds without an address after which the player is told: as on Linux (dhcp_client.py). Windows has asked at 0 and
+some 4 s by then (it waits 4, 8, 16 s, as RFC 2131 section 4.1 says), and once more because we told it to."""
 ASK_AGAIN: Final = 16.0
 """Seconds between two times that Windows' client is told to ask while there is no lease: as on Linux."""
 GIVEN_BACK_PAUSE: Final = 60.0
