@@ -209,8 +209,8 @@ def test_the_driver_answers() -> None:
         assert tap.media
         set_media_status(handle, "Game", False)
         assert not tap.media
-        tap.version = (9, 9)
-        with pytest.raises(MachineError, match=r"'Game' is version 9\.9, and 9\.21 is the oldest"):
+        tap.version = (9, 23)
+        with pytest.raises(MachineError, match=r"'Game' is version 9\.23, and 9\.24 is the oldest"):
             check_version(handle, "Game")
         tap.ioctl_error = kernel32.ERROR_GEN_FAILURE
         with pytest.raises(MachineError, match=r"'Game' does not answer \(code 0x220004, Windows error 31\)"):

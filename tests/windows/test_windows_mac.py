@@ -108,6 +108,6 @@ async def test_an_old_driver_is_refused_before_anything_is_changed() -> None:
     with FakeKernel().installed() as kernel:
         tap = kernel.add_tap("Game")
         tap.version = (9, 9)
-        with pytest.raises(MachineError, match=r"version 9\.9, and 9\.21"):
+        with pytest.raises(MachineError, match=r"version 9\.9, and 9\.24"):
             await opened_mac(kernel, [])
         assert tap.handle is None

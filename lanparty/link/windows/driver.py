@@ -59,9 +59,10 @@ __all__ = [
     "set_media_status",
 ]
 
-LEAST_VERSION: Final = (9, 21)
-"""The first release for NDIS 6. Older ones have the same component id, but another driver, which Windows 10 and 11
-load only where an old installation was carried over; nothing here was written against it."""
+LEAST_VERSION: Final = (9, 24)
+"""The first release, of 2019, whose adapter lives on while Windows sleeps (tap-windows6#86). Those before it halt the
+adapter then, and cancel all reads: for us it would be gone, and a laptop's lid would end the game. Those before 9.21
+are another driver by the same component id, for the NDIS of Windows XP."""
 
 GET_THE_DRIVER: Final = (
     "install OpenVPN with its component 'TAP-Windows6' (openvpn.net/community-downloads), or the driver alone "
