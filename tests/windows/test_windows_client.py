@@ -252,13 +252,18 @@ async def test_a_house_that_refuses_the_address_gives_another(party):
     client = await joined(party)
     await party.relay.end()
     await client.events.until("uplink.lost")
+    asked = len(windows.stack.dhcp.asked)
     party.house.book = LeaseBook(ADDRESS, ip_address("192.168.77.150"), ip_address("192.168.77.160"), 600)
     await party.relay.start()
     got = await client.events.until("client.address", 2)
     assert (got["address"], got["lease_seconds"]) == ("192.168.77.150", 600)
     (lost,) = client.events.of("client.address-lost")
     assert lost["address"] == "192.168.77.100"
-    assert windows.stack.dhcp.asked[-3:] == ["REQUEST", "DISCOVER", "REQUEST"]
+    # Refused, and asked anew; how often it was told to depends on who came back first.
+    after = windows.stack.dhcp.asked[asked:]
+    assert after[0] == "REQUEST"
+    assert "DISCOVER" in after
+    assert after[-1] == "REQUEST"
     await client.leave()
     assert client.failures() == []
 
