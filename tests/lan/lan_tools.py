@@ -28,6 +28,10 @@ PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 """Debian keeps some tools out of a user's PATH."""
 REQUIRED = os.environ.get("LANPARTY_LAN_REQUIRED") == "1" or os.environ.get("CI") == "true"
 
+TUN_OPENS = os.access("/dev/net/tun", os.R_OK | os.W_OK)
+KINDS = [pytest.param("tap", marks=pytest.mark.skipif(not TUN_OPENS, reason="/dev/net/tun does not open")), "veth"]
+"""Of adapters, for whoever may not make one of them."""
+
 ETH_P_ALL = 3
 
 

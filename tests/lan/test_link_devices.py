@@ -24,7 +24,7 @@ import attrs
 import pytest
 import trio
 from device_behaviour import ETHERTYPE, Bench, DeviceBehaviour
-from lan_tools import inject, marker, need
+from lan_tools import KINDS, inject, marker, need
 
 from lanparty.demo import inside, kernel
 from lanparty.link.adapter import open_adapter
@@ -48,8 +48,6 @@ BROADCAST = b"\xff" * 6
 HOSTS = {"box": 1, "house": 2, "player": 3}
 MEGABYTES = 10
 
-TUN_OPENS = os.access("/dev/net/tun", os.R_OK | os.W_OK)
-KINDS = [pytest.param("tap", marks=pytest.mark.skipif(not TUN_OPENS, reason="/dev/net/tun does not open")), "veth"]
 PLUGS = [
     *(pytest.param("eth0", kind.values[0], marks=kind.marks, id="nic-tap") for kind in KINDS[:1]),
     pytest.param("eth0", "veth", id="nic-veth"),
@@ -304,7 +302,7 @@ class TestAdapters(DeviceBehaviour):
                             found.append(receiver.recv(2000))
                     return found
 
-                yield Bench(device, feed, sent, finishes=False)
+                yield Bench(device, feed, sent)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+from lan_tools import KINDS
 from machine_behaviour import MAC, MachineBehaviour, adapter
 
 from lanparty.link.linux_machine import open_linux_machine
@@ -73,7 +74,7 @@ def world(tmp_path, monkeypatch):
         os.close(before)
 
 
-@pytest.mark.parametrize("kind", ["tap", "veth"])
+@pytest.mark.parametrize("kind", KINDS)
 class TestLinuxMachine(MachineBehaviour):
     @pytest.fixture
     def world(self, world, kind, monkeypatch):

@@ -31,8 +31,6 @@ class Bench:
     """Let the machine's programs send these frames: the device is to read them."""
     sent: Callable[[int], Awaitable[list[bytes]]]
     """Wait until the machine's programs got so many frames from the device, and give all of them."""
-    finishes: bool = True
-    """Whether super-frames become frames in the device, and not in the kernel behind it."""
 
     def frame(self, number: int, size: int = 60, *, inward: bool = True) -> bytes:
         """A frame from the machine to the device, or the other way, with a number in it."""
@@ -119,16 +117,6 @@ class DeviceBehaviour:
         counters = bench.device.counters
         assert (counters.frames_out, counters.runt_dropped, counters.oversize_dropped) == (2, 2, 2)
 
-    async def test_super_frames_come_out_as_what_they_stand_for(self, bench: Bench) -> None:
-        if not bench.finishes:
-            pytest.skip("this device hands super-frames to its kernel: tests/lan/test_link_devices.py")
-        head = bench.device.mac + PEER + bytes.fromhex("08004500004400004000401126a70a0000010a0000020001000200300000")
-        whole = SuperFrame(head + bytes(40), GSO_UDP, 20, 34, 6, 42, 2)
-        one = bench.frame(1, inward=False)
-        bench.device.write_batch([one, whole, one])
-        assert await bench.sent(4) == [one, *expand(whole), one]
-        assert bench.device.counters.frames_out == 4
-
     async def test_a_closed_device_is_gone(self, bench: Bench) -> None:
         bench.feed([bench.frame(1)])
         bench.device.close()
@@ -156,3 +144,15 @@ class DeviceBehaviour:
                 nursery.start_soon(read_to_the_end)
                 await trio.testing.wait_all_tasks_blocked()
                 bench.device.close()
+
+
+class FinishingDeviceBehaviour(DeviceBehaviour):
+    """Of a device that makes frames out of super-frames itself; others leave that to the kernel behind them."""
+
+    async def test_super_frames_come_out_as_what_they_stand_for(self, bench: Bench) -> None:
+        head = bench.device.mac + PEER + bytes.fromhex("08004500004400004000401126a70a0000010a0000020001000200300000")
+        whole = SuperFrame(head + bytes(40), GSO_UDP, 20, 34, 6, 42, 2)
+        one = bench.frame(1, inward=False)
+        bench.device.write_batch([one, whole, one])
+        assert await bench.sent(4) == [one, *expand(whole), one]
+        assert bench.device.counters.frames_out == 4

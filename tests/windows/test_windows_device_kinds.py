@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from device_behaviour import Bench, DeviceBehaviour
+from device_behaviour import Bench, FinishingDeviceBehaviour
 from fake_kernel import FakeKernel
 from windows_taps import MAC, no_change
 
@@ -13,7 +13,7 @@ from lanparty.link.memory import MemoryDevice
 from lanparty.link.windows.tap import open_windows_tap
 
 
-class TestMemory(DeviceBehaviour):
+class TestMemory(FinishingDeviceBehaviour):
     @pytest.fixture
     async def bench(self) -> Bench:
         device = MemoryDevice("memory0", MAC)
@@ -25,7 +25,7 @@ class TestMemory(DeviceBehaviour):
         return Bench(device, device.deliver, sent)
 
 
-class TestTapWindows(DeviceBehaviour):
+class TestTapWindows(FinishingDeviceBehaviour):
     @pytest.fixture(params=["later", "at once"])
     async def bench(self, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
         with FakeKernel().installed() as kernel:
