@@ -97,7 +97,7 @@ def program(name: str, description: str) -> Parser:
         "--log-file",
         type=Path,
         metavar="FILE",
-        help="write the same lines to FILE, to be sent to whoever helps: without the room's code, at most 4 MiB",
+        help="write the same lines to FILE, to be sent to whoever helps; gateway and client hide the room's code there",
     )
     common.add_argument(
         "--frame-log", action="store_true", help="a line for every Ethernet frame (at log level info or debug)"

@@ -2,7 +2,9 @@
 
 When a console window is closed, and when Windows ends the session, it calls each program in it in a thread of its own,
 and ends the program when that call returns, or after 5 s (HandlerRoutine, wincon.h). Without a handler nothing would be
-put back before the next start. So the call waits here until the program is through.
+put back before the next start. So the call waits here until the program is through. Of the session's end Windows does
+not tell a program that has loaded user32.dll (the same page), as shell32.dll and ole32.dll do: then what is left is the
+next start's to repair.
 
 It is the one thing in lanparty that happens in another thread: it touches an event of ``threading`` and what its caller
 promises is safe. For Windows only: on Linux a terminal that goes away is SIGHUP.

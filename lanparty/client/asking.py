@@ -81,15 +81,11 @@ class SystemConsole:
         return sys.platform == "win32" and is_own_window()
 
     def wait_for_key(self) -> None:
-        """Return when the player has pressed a key."""
-        if sys.stdin is None or not sys.stdin.isatty():
-            return
-        if sys.platform == "win32":
+        """Return when the player has pressed a key. Only Windows makes windows that vanish with a program."""
+        if sys.platform == "win32" and sys.stdin is not None and sys.stdin.isatty():
             import msvcrt
 
             msvcrt.getwch()
-        else:
-            sys.stdin.readline()
 
 
 def is_own_window() -> bool:

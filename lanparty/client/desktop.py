@@ -93,7 +93,7 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         "--elevated",
         type=Path,
         metavar="DIRECTORY",
-        help="for the copy that is started as administrator: work in DIRECTORY, and wait for a key at the end",
+        help="for the copy that is started as administrator: work in DIRECTORY; on Windows wait for a key at the end",
     )
 
 
@@ -115,11 +115,11 @@ def this_program() -> list[str]:
     """Give the command that starts this program again, with more rights.
 
     With -P, because Python's -m imports from the working directory first: what lies in a player's downloads would run
-    as administrator.
+    as administrator. With -E, because each program of a player with Windows may set PYTHONPATH for what starts later.
     """
     if getattr(sys, "frozen", False):  # PyInstaller
         return [sys.executable]
-    return [sys.executable, "-P", "-m", "lanparty.client.desktop"]
+    return [sys.executable, "-E", "-P", "-m", "lanparty.client.desktop"]
 
 
 def start(arguments: Sequence[str], desk: Desk) -> int:
@@ -127,7 +127,7 @@ def start(arguments: Sequence[str], desk: Desk) -> int:
     own_window = desk.console.is_own_window()
     try:
         wishes = _parse(arguments)
-        own_window = own_window or wishes.elevated is not None
+        own_window = own_window or (wishes.elevated is not None and desk.windows)  # sudo makes no window
         status = _start(wishes, desk, own_window)
     except LanpartyError as error:
         desk.console.say(f"{NAME}: error: {printable(str(error))}")

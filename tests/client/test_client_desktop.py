@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from fake_dll import FakeDll
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,6 +97,7 @@ class Home:
     runs: list[list[str]] = attrs.field(factory=list)
     passwords: list[str | None] = attrs.field(factory=list)
     status: int = 0
+    windows: bool = True
 
     @property
     def folder(self):
@@ -111,7 +113,7 @@ class Home:
             elevation=rights or Rights(),
             program=["lanparty.exe"],
             environment=self.environment,
-            windows=True,
+            windows=self.windows,
             run=self._run,
         )
         try:
@@ -309,6 +311,14 @@ def test_rights_are_asked_for_after_the_answers_and_before_the_password(home):
     assert copy.keys == 1
 
 
+def test_the_copy_that_sudo_starts_has_no_window_to_keep_open(home):
+    home.windows = False
+    player = Player()
+    assert home.play(["--relay", "r.example", "--room", "r", "--elevated", home.path], player) == 0
+    assert home.runs == [["--relay", "r.example", "--room", "r"]]
+    assert player.keys == 0
+
+
 def test_a_copy_that_still_has_no_rights_does_not_start_another(home):
     home.play([], Player([*FIRST_TIME]))
     rights = Rights(needed=True)
@@ -497,10 +507,19 @@ def test_a_path_that_the_outputs_encoding_does_not_have(tmp_path):
     assert "settings.toml is not TOML" in run.stdout
 
 
-def test_the_copy_with_rights_imports_nothing_from_where_the_player_is(tmp_path):
-    (tmp_path / "trio.py").write_text("print('as administrator')")
+def test_the_copy_with_rights_imports_nothing_from_where_the_player_is_or_says(tmp_path):
+    here, said = tmp_path / "here", tmp_path / "said"
+    for place in (here, said):
+        place.mkdir()
+        (place / "trio.py").write_text(f"print('as administrator, from {place.name}')")
     run = subprocess.run(
-        [*this_program(), "--version"], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+        [*this_program(), "--version"],
+        capture_output=True,
+        text=True,
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(said)},
+        timeout=60,
+        check=False,
     )
     assert (run.returncode, run.stdout) == (0, "lanparty.client 0.1.0\n")
 
@@ -530,15 +549,11 @@ class Windows(FakeDlls):
         self.started = None
         self.attached = [1]
         self.handlers = []
-        self._kept = []
+        self.dlls = []
 
     def open(self, _name, prototypes):
-        dll = type("Dll", (), {})()
-        for function, (result, arguments) in prototypes.items():
-            made = ctypes.CFUNCTYPE(result, *arguments)(getattr(self, function))
-            self._kept.append(made)
-            setattr(dll, function, made)
-        return dll
+        self.dlls.append(FakeDll(self, prototypes))
+        return self.dlls[-1]
 
     def IsUserAnAdmin(self):  # noqa: N802
         return self.admin
@@ -578,6 +593,7 @@ def windows():
     system = Windows()
     with fakes(system):
         yield system
+    assert not [error for dll in system.dlls for error in dll.raised]
 
 
 def test_a_filtered_token_needs_rights(windows):

@@ -1,10 +1,10 @@
 """The identity file as Windows keeps it, with its named kernel objects faked at the DLL's boundary."""
 
-import ctypes
 import json
 import os
 
 import pytest
+from fake_dll import FakeDll
 
 from lanparty.client import identity as module
 from lanparty.client import kept_windows
@@ -27,19 +27,14 @@ class Kernel(FakeDlls):
         self.names = {}
         self.handles = {}
         self.refuses = 0
-        self._kept = []
+        self.dlls = []
 
     def open(self, name, prototypes):
         assert name == "kernel32.dll"
-        functions = {"CreateMutexW": self.create, "CloseHandle": self.close}
-        made = {}
-        for function, method in functions.items():
-            result, arguments = prototypes[function]
-            made[function] = ctypes.CFUNCTYPE(result, *arguments)(method)
-        self._kept.append(made)
-        return type("Dll", (), {name: staticmethod(function) for name, function in made.items()})
+        self.dlls.append(FakeDll(self, prototypes))
+        return self.dlls[-1]
 
-    def create(self, security, owner, name):
+    def CreateMutexW(self, security, owner, name):  # noqa: N802
         if self.refuses:
             self.last_error = self.refuses
             return None
@@ -51,7 +46,7 @@ class Kernel(FakeDlls):
         self.handles[handle] = text
         return handle
 
-    def close(self, handle):
+    def CloseHandle(self, handle):  # noqa: N802
         name = self.handles.pop(handle)
         self.names[name] -= 1
         return 1
@@ -63,6 +58,7 @@ def kernel(monkeypatch):
     kernel = Kernel()
     with fakes(kernel):
         yield kernel
+    assert not [error for dll in kernel.dlls for error in dll.raised]
     assert not any(kernel.names.values())  # no handle is left, whatever happened
     assert all(name.startswith("Global\\lanparty-identity-") for name in kernel.names)
 
