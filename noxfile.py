@@ -11,6 +11,7 @@ behind. Nor is `package`, because it judges PyInstaller as much as us.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -185,7 +186,7 @@ def _run_lan(session: nox.Session, *arguments: str, without: Sequence[str] = (),
     environment = {"LANPARTY_WITHOUT": ",".join(without)} if without else None
     python, sandbox = os.fspath(_shared("python")), ["-m", "lanparty.demo.sandbox", "--"]
     if marked == "lan":
-        side_by_side = ["--dist=loadfile", f"--tx={WORKERS}*popen//python={' '.join([python, *sandbox, python])}"]
+        side_by_side = ["--dist=loadfile", f"--tx={WORKERS}*popen//python={shlex.join([python, *sandbox, python])}"]
         _run(session, "pytest", "-m", marked, *side_by_side, *arguments, env=environment)
     else:
         _run(session, "python", *sandbox, python, "-m", "pytest", "-m", marked, *arguments, env=environment)
