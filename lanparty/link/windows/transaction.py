@@ -55,8 +55,8 @@ __all__ = ["ChangedError", "Machine", "Transaction", "VanishedError", "decode_st
 
 UNDO_DEADLINE: Final = 10.0
 """Seconds for taking everything back: a dozen calls of some milliseconds each, some hundred for DNS and category, which
-are other processes' work, and two seconds for the adapter's restart with its former MAC. What is not done then is in
-the journal, for the next start."""
+are other processes' work, and two seconds for the adapter's restart with its former MAC. A call that is under way is
+waited for even then. What is not done is in the journal, for the next start."""
 _TRIES: Final = 3
 """How often a step is made anew because somebody else changes the same value at the same time: a program that does so
 all the time must not hold us."""
