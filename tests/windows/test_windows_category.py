@@ -15,6 +15,8 @@ from lanparty.obs.errors import MachineError
 from lanparty.obs.events import CLIENT_NETWORK_NOT_PRIVATE, CLIENT_NETWORK_PRIVATE
 from lanparty.obs.log import listening
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 PUBLIC = nlm.NLM_NETWORK_CATEGORY_PUBLIC
 PRIVATE = nlm.NLM_NETWORK_CATEGORY_PRIVATE
 DOMAIN = nlm.NLM_NETWORK_CATEGORY_DOMAIN_AUTHENTICATED
@@ -69,17 +71,6 @@ def test_what_com_refuses_is_said_in_a_sentence_and_everything_is_released(funct
     network.refuse[function] = error
     with on_windows(network), pytest.raises(MachineError, match=sentence):
         networks_of(TAP)
-
-
-@pytest.fixture(autouse=True)
-def _no_threads(monkeypatch):
-    """A clock that jumps as soon as all tasks wait does not know of worker threads."""
-
-    async def in_line(call, *arguments, **_):
-        await trio.lowlevel.checkpoint()
-        return call(*arguments)
-
-    monkeypatch.setattr(trio.to_thread, "run_sync", in_line)
 
 
 class Story:

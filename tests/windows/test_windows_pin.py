@@ -18,22 +18,13 @@ from lanparty.link.windows.winapi import iphlpapi as ip
 from lanparty.obs.errors import ConnectionFailedError, MachineError
 from lanparty.obs.log import listening
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 HERE = Owner(4711, 1000, "0x1", 0)
 RELAY = "203.0.113.10"
 RELAY6 = "2001:db8::10"
 PIN = (ETHERNET, f"{RELAY}/32", "192.0.2.1")
 STOLEN = (TAP, f"{RELAY}/32", "192.168.77.1")
-
-
-@pytest.fixture(autouse=True)
-def _no_threads(monkeypatch):
-    """A test knows when all tasks wait, but not what worker threads do."""
-
-    async def in_line(call, *arguments, **_):
-        await trio.lowlevel.checkpoint()
-        return call(*arguments)
-
-    monkeypatch.setattr(trio.to_thread, "run_sync", in_line)
 
 
 class Player:
