@@ -298,7 +298,8 @@ async def test_what_windows_takes_back_is_renewed_and_the_players_dns_servers_ar
         nursery.cancel_scope.cancel()
 
 
-async def test_routes_by_dhcp_do_not_take_the_players_traffic(player, autojump_clock):
+@pytest.mark.parametrize("origin", [ip.NlroDHCP, ip.NlroManual])
+async def test_routes_of_the_house_do_not_take_the_players_traffic(origin, player, autojump_clock):
     network, told = player.network, []
     network.routes[TAP, "198.51.100.0/24", "192.168.77.9"] = FakeRoute(0)  # the player's own
     await player.adapter.set_up(1500)
@@ -308,7 +309,7 @@ async def test_routes_by_dhcp_do_not_take_the_players_traffic(player, autojump_c
         with listening(lambda event, fields: told.append(event.render(fields))):
             for _ in range(3):
                 for half in DEFAULT_HALVES:
-                    network.routes[TAP, half, "192.168.77.1"] = FakeRoute(0, origin=ip.NlroDHCP)
+                    network.routes[TAP, half, "192.168.77.1"] = FakeRoute(0, origin=origin)
                 player.windows.ip_helper.notify()
                 await trio.sleep(5)
                 assert network.state() == before
@@ -331,6 +332,8 @@ async def test_the_default_route_by_the_house_is_two_halves_and_only_with_a_pin(
     await player.adapter.lead_by("192.168.77.254", pinned=False)
     assert halves() == set()
     await player.adapter.lead_by("192.168.77.254", pinned=True)
+    assert await player.api.drop_house_routes(TAP, player.transaction.keys) == []
+    assert halves() == {(half, "192.168.77.254") for half in DEFAULT_HALVES}
     await player.adapter.lead_by(None, pinned=True)
     assert halves() == set()
     assert player.transaction.steps == ()

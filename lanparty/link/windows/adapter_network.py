@@ -8,7 +8,7 @@ Must not know: iphlpapi, the relay's pin beyond whether there is one, DHCP.
                      Wi-Fi, and Windows now and then takes a setting back, at a restart of the adapter, say
                      Also, routes that the house's DHCP gives besides a default route (options 121, 249) are removed:
                      0.0.0.0/1 and 128.0.0.0/1 among them would take all traffic, which DisableDefaultRoutes does not
-                     prevent. On Linux our own DHCP client ignores them
+                     prevent; so wide a route is removed whoever made it. On Linux our own DHCP client ignores them
     lead_by          the default route by the house, when the player wants it
 
 Everything is taken back by the transaction.
@@ -16,7 +16,7 @@ Everything is taken back by the transaction.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
@@ -49,8 +49,8 @@ class Network(Protocol):
         """Look at everything. Raises MachineError."""
         ...
 
-    async def drop_dhcp_routes(self, interface: str) -> list[RouteKey]:
-        """Remove the routes by a gateway that DHCP has put there; gives them. Raises MachineError."""
+    async def drop_house_routes(self, interface: str, ours: Container[Key]) -> list[RouteKey]:
+        """Remove the routes by a gateway that the house has put there, but for ``ours``; gives them."""
         ...
 
     def alias(self, interface: str) -> str:
@@ -118,7 +118,7 @@ class AdapterNetwork:
 
     async def _renew(self) -> None:
         async with self._lock:
-            for route in await self._network.drop_dhcp_routes(self._adapter):
+            for route in await self._network.drop_house_routes(self._adapter, self._transaction.keys):
                 what = f"the route to {route.destination} by {route.gateway}"
                 if what not in self._dropped and len(self._dropped) < _MAX_RENEWALS:
                     self._dropped.add(what)

@@ -35,8 +35,8 @@ __all__ = [
     "current_metric",
     "current_setting",
     "delete_route",
-    "dhcp_routes",
     "guid_of_luid",
+    "house_routes",
     "index_of",
     "luid_of_guid",
     "read_addresses",
@@ -73,6 +73,11 @@ _SENTENCES: Final = {
     ip.ERROR_OBJECT_ALREADY_EXISTS: "it is there already",
     ip.ERROR_NETWORK_UNREACHABLE: "no network leads there",
 }
+
+_LONGEST: Final = 129
+_WIDE: Final = 8
+"""Bits of prefix, one more than counts: any route at all; a route to 1/128 of all addresses. Nobody's own network is as
+large (10.0.0.0/8 is not), and halves, quarters and eighths of the internet are how VPNs get around a default route."""
 
 
 def refused(what: str, error: int) -> MachineError:
@@ -262,15 +267,20 @@ def read_routes() -> dict[RouteKey, int]:
     return found
 
 
-def dhcp_routes(guid: str) -> list[RouteKey]:
-    """Give the routes with a gateway that DHCP has put on an interface, but for default routes."""
+def house_routes(guid: str) -> list[RouteKey]:
+    """Give the routes with a gateway that the house has put on an interface, but for default routes.
+
+    DHCP's are marked so, Microsoft's headers say; whether all of them are on every Windows, nobody says. So what leads
+    a large part of the internet there counts as the house's whatever its mark is: a caller knows its own.
+    """
     found = []
     with _table("GetIpForwardTable2", ip.MIB_IPFORWARD_TABLE2) as rows:
         for row in rows:
-            if row.Origin != ip.NlroDHCP and row.Protocol != _ROUTE_PROTOCOL_DHCP:
-                continue
             key = _route_key(guid, row) if guid_of_luid(row.InterfaceLuid.Value) == guid else None
-            if key is not None and key.gateway is not None and ipaddress.ip_network(key.destination).prefixlen:
+            if key is None or key.gateway is None:
+                continue
+            by_dhcp = row.Origin == ip.NlroDHCP or row.Protocol == _ROUTE_PROTOCOL_DHCP
+            if 0 < ipaddress.ip_network(key.destination).prefixlen < (_LONGEST if by_dhcp else _WIDE):
                 found.append(key)
     return found
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 from typing import Any, Final
 
 import trio
@@ -99,12 +99,14 @@ class NetworkApi:
             case AddressKey():
                 return f"the address {step.key.address} of {iphelper.alias(step.key.interface)}"
 
-    async def drop_dhcp_routes(self, interface: str) -> list[RouteKey]:
-        """Remove the routes by a gateway that DHCP has put there; gives them. Raises MachineError.
+    async def drop_house_routes(self, interface: str, ours: Container[Key]) -> list[RouteKey]:
+        """Remove the routes by a gateway that the house has put there, but for ``ours``; gives them.
+
+        Raises MachineError.
 
         They belong to the lease, and vanish with it; so they are never put back, and no step of a transaction.
         """
-        return await trio.to_thread.run_sync(_drop_dhcp_routes, interface)
+        return await trio.to_thread.run_sync(_drop_house_routes, interface, ours)
 
     # For the client
 
@@ -172,8 +174,9 @@ def _look(tap: str | None) -> Snapshot:
     return Snapshot(values, iphelper.read_metrics(), _own_name_servers(tap))
 
 
-def _drop_dhcp_routes(interface: str) -> list[RouteKey]:
-    return [route for route in iphelper.dhcp_routes(interface) if iphelper.delete_route(route)]
+def _drop_house_routes(interface: str, ours: Container[Key]) -> list[RouteKey]:
+    found = [route for route in iphelper.house_routes(interface) if route not in ours]
+    return [route for route in found if iphelper.delete_route(route)]
 
 
 def _own_name_servers(tap: str | None) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ reach the relay without the tunnel, DHCP or not:
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
@@ -38,7 +38,7 @@ import attrs
 import trio
 
 from lanparty.link.windows.iphelper import BestRoute
-from lanparty.link.windows.plan import RouteKey, Snapshot, Step, best_way, host_route
+from lanparty.link.windows.plan import Key, RouteKey, Snapshot, Step, best_way, host_route
 from lanparty.link.windows.transaction import Transaction
 from lanparty.obs.errors import ConnectionFailedError, MachineError
 from lanparty.obs.events import CLIENT_DHCP_IGNORED, CLIENT_RELAY_PINNED
@@ -58,8 +58,8 @@ class Network(Protocol):
         """Look at everything. Raises MachineError."""
         ...
 
-    async def drop_dhcp_routes(self, interface: str) -> list[RouteKey]:
-        """Remove the routes by a gateway that DHCP has put there; gives them. Raises MachineError."""
+    async def drop_house_routes(self, interface: str, ours: Container[Key]) -> list[RouteKey]:
+        """Remove the routes by a gateway that the house has put there, but for ``ours``; gives them."""
         ...
 
     async def addresses(self) -> frozenset[str]:
@@ -172,7 +172,7 @@ class RelayPin:
     async def _require_outside(self, address: str) -> None:
         if self._into_tunnel(address):
             for interface in self.avoid:
-                for route in await self._network.drop_dhcp_routes(interface):
+                for route in await self._network.drop_house_routes(interface, self._transaction.keys):
                     log(CLIENT_DHCP_IGNORED, what=f"the route to {route.destination} by {route.gateway}")
         if self._into_tunnel(address):
             raise self._stolen(address, "another route to it has a lower metric")

@@ -119,6 +119,11 @@ class Transaction:
         """What is carried out now, or begun; oldest first."""
         return self._log.changes
 
+    @property
+    def keys(self) -> frozenset[Key]:
+        """What those steps changed."""
+        return frozenset(step.key for step in self.steps)
+
     async def apply(self, steps: Iterable[Step]) -> None:
         """Carry ``steps`` out, in this order; all or none. Raises MachineError: one is refused."""
         async with self._lock:
