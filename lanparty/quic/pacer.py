@@ -76,6 +76,10 @@ class Pacer:
             self._tokens -= size
             self._ready_at = math.inf
 
+    def not_asked(self) -> None:
+        """Note that nobody waits for the tokens: the window is full."""
+        self._ready_at = math.inf
+
     def ready_at(self) -> float:
         """When at least one full packet may leave, or half a quantum's worth: a wake-up is to be worth it."""
         if self._rate == math.inf:

@@ -78,3 +78,7 @@ def test_nothing_is_missed_while_nobody_asked_to_be_woken():
     pacer.on_sent(3000)
     assert pacer.allowance(20.0, 1e6, 0.004) == 3000
     assert pacer.missed == 0
+    pacer.ready_at()
+    pacer.not_asked()
+    assert pacer.allowance(30.0, 1e6, 0.004) == 3000
+    assert pacer.missed == 0

@@ -185,6 +185,7 @@ class Quic(GuardedQuic):
         """When pacing lets the next datagrams out; infinity while the window is full, for an ACK will open it."""
         recovery = self._recovery
         if recovery.window <= recovery.bytes_in_flight:
+            recovery.pace.not_asked()
             return math.inf
         return recovery.pace.ready_at()
 
