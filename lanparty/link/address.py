@@ -187,7 +187,7 @@ class PlayerNetwork:
                 # It may be up again when we look: then only the notification tells that it was down.
                 was_up = self._link_up.is_set() and not (isinstance(change, LinkChange) and not change.up)
                 await self._refresh_link()
-                if self._link_up.is_set() and not was_up:
+                if self._link_up.is_set() and (not was_up or isinstance(change, Overflow)):
                     self._changed.set()  # the kernel dropped our routes when the link went down
 
     async def _refresh_link(self) -> None:
