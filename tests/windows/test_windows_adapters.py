@@ -164,6 +164,13 @@ def test_what_is_said_when_there_is_none() -> None:
         )
 
 
+def test_a_windows_without_any_network_adapter_has_none_of_ours() -> None:
+    with FakeKernel().installed() as kernel:
+        kernel.registry.remove(CLASS)
+        assert find_adapters() == []
+        assert "install OpenVPN" in sentence(kernel, DriverMissingError)
+
+
 def test_what_is_said_when_none_can_be_used() -> None:
     with FakeKernel().installed() as kernel:
         tap = kernel.add_tap("Game")

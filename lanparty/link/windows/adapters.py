@@ -111,7 +111,11 @@ class MacChange:
 def find_adapters() -> list[TapAdapter]:
     """Give all TAP-Windows6 adapters, in the order of the registry. Raises MachineError."""
     found = []
-    for number in subkeys(ADAPTER_KEY):
+    try:
+        numbers = subkeys(ADAPTER_KEY)
+    except RegistryMissingError:
+        return []  # a Windows that never had a network adapter
+    for number in numbers:
         try:
             adapter = _adapter(f"{ADAPTER_KEY}\\{number}")
         except (RegistryDeniedError, RegistryMissingError):
