@@ -27,7 +27,7 @@ from lanparty.link.address import PlayerNetwork
 from lanparty.link.address_options import AddressOptions
 from lanparty.link.dns import DnsSetting
 from lanparty.link.journal import Journal
-from lanparty.link.netlink import AddressChange, LinkChange, NetlinkMissing, RouteChange, open_netlink
+from lanparty.link.netlink import AddressChange, LinkChange, NetlinkMissing, Overflow, RouteChange, Watch, open_netlink
 from lanparty.link.pin import RelayPin
 from lanparty.link.repair import repair
 from lanparty.obs.errors import ConnectionFailedError, MachineError
@@ -314,6 +314,22 @@ async def test_link_down_and_up_keeps_the_address_and_puts_the_routes_back(house
         await until(lambda: "255.255.255.255" in shell("ip route"))
         assert (await event(entries, "client.dhcp-renewed"))["address"] == bound["address"]
         assert not any(entry["event"] == "client.address-lost" for entry in entries)
+
+
+async def test_routes_come_back_when_the_notifications_of_a_flap_were_lost(house, monkeypatch):
+    """All that is heard is that something was missed, and the link looks as it did before."""
+    heard = Watch.__anext__
+
+    async def only_that_something_was_missed(watch):
+        await heard(watch)
+        return Overflow()
+
+    async with player(house, address="192.168.77.50/24") as (_, entries, _, _):
+        await event(entries, "client.address")
+        monkeypatch.setattr(Watch, "__anext__", only_that_something_was_missed)
+        shell("ip link set lp0 down; ip link set lp0 up")  # nobody else has a turn meanwhile
+        assert "255.255.255.255" not in shell("ip route")
+        await until(lambda: "255.255.255.255" in shell("ip route"))
 
 
 async def test_a_vanished_adapter_ends_the_run_with_a_sentence(house):
