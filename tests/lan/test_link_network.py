@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from lanparty.link.address import PlayerNetwork
 from lanparty.link.address_options import AddressOptions
@@ -327,6 +328,8 @@ async def test_routes_come_back_when_the_notifications_of_a_flap_were_lost(house
     async with player(house, address="192.168.77.50/24") as (_, entries, _, _):
         await event(entries, "client.address")
         monkeypatch.setattr(Watch, "__anext__", only_that_something_was_missed)
+        shell("ip address add 127.0.0.9/8 dev lo")  # whoever waits already gets this one
+        await trio.testing.wait_all_tasks_blocked(0.05)
         shell("ip link set lp0 down; ip link set lp0 up")  # nobody else has a turn meanwhile
         assert "255.255.255.255" not in shell("ip route")
         await until(lambda: "255.255.255.255" in shell("ip route"))
