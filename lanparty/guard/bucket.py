@@ -25,8 +25,9 @@ class TokenBucket:
 
     def fill(self, now: float) -> float:
         """Give how many may pass at ``now``, seconds. Time that runs backwards brings nothing."""
-        if self._updated is not None:
-            self._tokens = min(self.burst, self._tokens + max(0.0, now - self._updated) * self.rate)
+        passed = 0.0 if self._updated is None else max(0.0, now - self._updated)
+        # The first time, too: ``burst`` may have become smaller since the bucket was made, full.
+        self._tokens = min(self.burst, self._tokens + passed * self.rate)
         self._updated = now
         return self._tokens
 

@@ -226,6 +226,14 @@ offers = st.lists(
 )
 
 
+def test_a_share_that_was_never_used_is_no_larger_than_a_share() -> None:
+    """The buckets of those who joined first were made for fewer members. Found by the property below."""
+    storm = StormControl(SMALL)
+    members = [storm.join() for _ in range(4)]
+    out = [storm.admit(member, kind, 2, 30, 0.0) * 2 for kind in Traffic for member in members]
+    assert sum(out) <= 2 * SMALL.room.burst
+
+
 @given(offers)
 def test_never_more_than_the_rate_and_the_burst(steps: list[tuple[float, int, Traffic, int, int]]) -> None:
     storm = StormControl(SMALL)
