@@ -137,7 +137,6 @@ class LARGE_INTEGER(ctypes.Union):  # noqa: N801
 
 NET_IFINDEX = ULONG
 IF_MAX_STRING_SIZE: Final = 256
-IF_MAX_PHYS_ADDRESS_LENGTH: Final = 32
 IF_TYPE_ETHERNET_CSMACD: Final = 6
 IF_TYPE_SOFTWARE_LOOPBACK: Final = 24
 IfOperStatusUp: Final = 1
@@ -204,67 +203,6 @@ MibParameterNotification: Final = 0
 MibAddInstance: Final = 1
 MibDeleteInstance: Final = 2
 MibInitialNotification: Final = 3
-
-
-class _INTERFACE_FLAGS(ctypes.Structure):  # noqa: N801
-    _fields_ = [
-        ("HardwareInterface", BOOLEAN, 1),
-        ("FilterInterface", BOOLEAN, 1),
-        ("ConnectorPresent", BOOLEAN, 1),
-        ("NotAuthenticated", BOOLEAN, 1),
-        ("NotMediaConnected", BOOLEAN, 1),
-        ("Paused", BOOLEAN, 1),
-        ("LowPower", BOOLEAN, 1),
-        ("EndPointInterface", BOOLEAN, 1),
-    ]
-
-
-class MIB_IF_ROW2(ctypes.Structure):  # noqa: N801
-    """An interface of the link layer."""
-
-    _fields_ = [
-        ("InterfaceLuid", NET_LUID),
-        ("InterfaceIndex", NET_IFINDEX),
-        ("InterfaceGuid", GUID),
-        ("Alias", WCHAR * (IF_MAX_STRING_SIZE + 1)),
-        ("Description", WCHAR * (IF_MAX_STRING_SIZE + 1)),
-        ("PhysicalAddressLength", ULONG),
-        ("PhysicalAddress", BYTE * IF_MAX_PHYS_ADDRESS_LENGTH),
-        ("PermanentPhysicalAddress", BYTE * IF_MAX_PHYS_ADDRESS_LENGTH),
-        ("Mtu", ULONG),
-        ("Type", ULONG),
-        ("TunnelType", LONG),
-        ("MediaType", LONG),
-        ("PhysicalMediumType", LONG),
-        ("AccessType", LONG),
-        ("DirectionType", LONG),
-        ("InterfaceAndOperStatusFlags", _INTERFACE_FLAGS),
-        ("OperStatus", LONG),
-        ("AdminStatus", LONG),
-        ("MediaConnectState", LONG),
-        ("NetworkGuid", GUID),
-        ("ConnectionType", LONG),
-        ("TransmitLinkSpeed", ULONG64),
-        ("ReceiveLinkSpeed", ULONG64),
-        ("InOctets", ULONG64),
-        ("InUcastPkts", ULONG64),
-        ("InNUcastPkts", ULONG64),
-        ("InDiscards", ULONG64),
-        ("InErrors", ULONG64),
-        ("InUnknownProtos", ULONG64),
-        ("InUcastOctets", ULONG64),
-        ("InMulticastOctets", ULONG64),
-        ("InBroadcastOctets", ULONG64),
-        ("OutOctets", ULONG64),
-        ("OutUcastPkts", ULONG64),
-        ("OutNUcastPkts", ULONG64),
-        ("OutDiscards", ULONG64),
-        ("OutErrors", ULONG64),
-        ("OutUcastOctets", ULONG64),
-        ("OutMulticastOctets", ULONG64),
-        ("OutBroadcastOctets", ULONG64),
-        ("OutQLen", ULONG64),
-    ]
 
 
 class MIB_IPINTERFACE_ROW(ctypes.Structure):  # noqa: N801
@@ -397,12 +335,6 @@ class IP_ADAPTER_INDEX_MAP(ctypes.Structure):  # noqa: N801
     _fields_ = [("Index", ULONG), ("Name", WCHAR * MAX_ADAPTER_NAME)]
 
 
-class IP_INTERFACE_INFO(ctypes.Structure):  # noqa: N801
-    """``NumAdapters`` entries from ``Adapter`` on."""
-
-    _fields_ = [("NumAdapters", LONG), ("Adapter", IP_ADAPTER_INDEX_MAP * 1)]
-
-
 class IP_ADAPTER_UNICAST_ADDRESS_LH(ctypes.Structure):  # noqa: N801
     """An address of an adapter; the next one follows at ``Next``."""
 
@@ -499,7 +431,6 @@ _interface = _P(MIB_IPINTERFACE_ROW)
 _unicast = _P(MIB_UNICASTIPADDRESS_ROW)
 
 PROTOTYPES: Final[dict[str, Prototype]] = {
-    "GetIfEntry2": (NETIO_STATUS, (_P(MIB_IF_ROW2),)),
     "GetIpInterfaceEntry": (NETIO_STATUS, (_interface,)),
     "SetIpInterfaceEntry": (NETIO_STATUS, (_interface,)),
     "InitializeIpInterfaceEntry": (None, (_interface,)),
@@ -520,7 +451,6 @@ PROTOTYPES: Final[dict[str, Prototype]] = {
     "CreateIpForwardEntry2": (NETIO_STATUS, (_route,)),
     "DeleteIpForwardEntry2": (NETIO_STATUS, (_route,)),
     "GetIpForwardEntry2": (NETIO_STATUS, (_route,)),
-    "SetIpForwardEntry2": (NETIO_STATUS, (_route,)),
     "InitializeIpForwardEntry": (None, (_route,)),
     "GetIpForwardTable2": (NETIO_STATUS, (ADDRESS_FAMILY, _P(_P(MIB_IPFORWARD_TABLE2)))),
     "GetBestRoute2": (
@@ -535,7 +465,6 @@ PROTOTYPES: Final[dict[str, Prototype]] = {
     "ConvertInterfaceLuidToIndex": (NETIO_STATUS, (_P(NET_LUID), _P(NET_IFINDEX))),
     "ConvertInterfaceLuidToAlias": (NETIO_STATUS, (_P(NET_LUID), LPWSTR, ctypes.c_size_t)),
     "GetAdaptersAddresses": (ULONG, (ULONG, ULONG, PVOID, _P(IP_ADAPTER_ADDRESSES_LH), _P(ULONG))),
-    "GetInterfaceInfo": (DWORD, (_P(IP_INTERFACE_INFO), _P(ULONG))),
     "IpReleaseAddress": (DWORD, (_P(IP_ADAPTER_INDEX_MAP),)),
     "IpRenewAddress": (DWORD, (_P(IP_ADAPTER_INDEX_MAP),)),
 }
