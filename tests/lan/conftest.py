@@ -24,10 +24,17 @@ from lan_tools import PATH, REQUIRED
 from lanparty.demo import kernel, sandbox
 from lanparty.demo.house import House, Underlay
 from lanparty.demo.programs import Party, Program
+from lanparty.obs.switches import VARIABLE
 
 os.environ["PATH"] = PATH  # for every test, and what it starts
 
 OUTSIDE = "needs network namespaces: python -m lanparty.demo.sandbox -- pytest -m lan tests/lan (nox -s lan)"
+
+
+@pytest.fixture
+def accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All accelerations, for a test that is about one: else it fails when ``nox -s lan_without`` switches that off."""
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 @attrs.frozen

@@ -458,6 +458,7 @@ async def test_a_group_frame_is_seen_once_by_each_and_never_by_its_sender(lab: L
             udp.close()
 
 
+@pytest.mark.usefixtures("accelerated")
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize(("plug", "kind"), [*PLUGS[:1], *PLUGS[2:3]])
 async def test_tcp_arrives_intact_with_offloads_on(lab: Lab, plug: str, kind: str, version: int) -> None:
@@ -472,6 +473,7 @@ async def test_tcp_arrives_intact_with_offloads_on(lab: Lab, plug: str, kind: st
         assert max(map(len, lan.to_player)) == 1514
 
 
+@pytest.mark.usefixtures("accelerated")
 @pytest.mark.parametrize("player", KINDS)
 @pytest.mark.parametrize("version", [4, 6])
 async def test_super_frames_go_all_the_way_through_every_adapter(lab: Lab, player: str, version: int) -> None:
@@ -518,6 +520,7 @@ async def test_whatever_the_card_does_itself(lab: Lab, setting: str) -> None:
         assert lan.link.counters.oversize_dropped == 0
 
 
+@pytest.mark.usefixtures("accelerated")
 async def test_an_adapter_that_does_not_cut_gets_finished_frames(lab: Lab) -> None:
     """A packet socket that sends past the queue discipline has nobody else to cut what the interface does not."""
     async with plugged(lab, "eth0", "veth", player="veth") as lan:
@@ -530,6 +533,7 @@ async def test_an_adapter_that_does_not_cut_gets_finished_frames(lab: Lab) -> No
         assert lan.player.counters.superframes_out == lan.player.counters.write_dropped == 0
 
 
+@pytest.mark.usefixtures("accelerated")
 @pytest.mark.parametrize("player", KINDS)
 @pytest.mark.parametrize("version", [4, 6])
 async def test_datagrams_stay_datagrams(lab: Lab, player: str, version: int) -> None:

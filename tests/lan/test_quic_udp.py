@@ -128,6 +128,7 @@ def test_batches_pass_as_they_are_by_every_way(way, version, without, cards, mon
     assert server.receive_drops() == client.receive_drops() == 0
 
 
+@pytest.mark.usefixtures("accelerated")
 def test_a_run_is_one_write_and_one_read(way):
     """Where the cards take runs whole, as veth does. This kernel has both: else this test would show nothing."""
     client, server, path = way.pair(4)
