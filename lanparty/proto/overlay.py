@@ -208,6 +208,8 @@ class OverlayEncoder:
             self._change_stamp(stamp)
         header = self._header
         whole = self._whole
+        if len(frames) == 1 and len(frames[0]) <= whole:  # A game's packet: a comprehension costs as much as two.
+            return [header + frames[0]]
         datagrams = [header + frame for frame in frames if len(frame) <= whole]
         if len(datagrams) == len(frames):
             return datagrams
