@@ -285,7 +285,7 @@ class OverlayDecoder:
             else:
                 self._decode_other(datagram, now, frames, echoes)
         self.counters.frames += whole
-        if self.reassembler.pending_frames:
+        if now >= self.reassembler.deadline:
             self.reassembler.expire(now)
         return frames, echoes
 
