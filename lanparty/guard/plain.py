@@ -107,9 +107,9 @@ def _shapes(head: int) -> tuple[Shape, Shape]:
         _, payload, protocol, _, ports = fields
         if not _UPPER_SIZE <= payload <= size - outside6:
             return False
-        if protocol == _UDP:
-            return ports >> 16 not in _STEERING6 and ports & 0xFFFF not in _STEERING6
-        return protocol == _TCP
+        return protocol == _TCP or (
+            protocol == _UDP and ports >> 16 not in _STEERING6 and ports & 0xFFFF not in _STEERING6
+        )
 
     return Shape(ipv4.unpack_from, is_plain_ipv4, 4), Shape(ipv6.unpack_from, is_plain_ipv6, 3)
 
