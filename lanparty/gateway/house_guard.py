@@ -37,6 +37,8 @@ _IPV4_PLAIN: Final = b"\x08\x00\x45"
 _IPV6: Final = b"\x86\xdd"
 _TCP: Final = b"\x06"
 _UDP: Final = b"\x11"
+_SILENT: Final = frozenset({b"\x01", _TCP})
+"""Protocols over IPv4 that tell nobody whose an address is: ICMP and TCP."""
 _DHCP_SERVER_PORT: Final = b"\x00\x43"
 
 
@@ -148,5 +150,5 @@ def _tells_nothing(frame: bytes) -> bool:
     kind = frame[12:15]
     if kind == _IPV4_PLAIN:
         protocol = frame[23:24]
-        return protocol == _TCP or (protocol == _UDP and frame[34:36] != _DHCP_SERVER_PORT)
+        return protocol in _SILENT or (protocol == _UDP and frame[34:36] != _DHCP_SERVER_PORT)
     return kind[:2] == _IPV6 and frame[20:21] in (_TCP, _UDP)

@@ -170,8 +170,9 @@ class Reassembler:
         self._held: dict[int, int] = {}
         # When the key of an ended frame is free again; the one that ended first is first.
         self._closed: dict[int, float] = {}
-        # Not after the first deadline in the table; it may be early, when the frame it was for has ended.
-        self._deadline = inf
+        self.deadline = inf
+        """`expire` has nothing to do before. Not after the first deadline in the table; it may be early, when the frame
+        it was for has ended."""
 
     @property
     def pending_frames(self) -> int:
@@ -189,7 +190,7 @@ class Reassembler:
 
         Anything wrong is dropped and counted. Never raises.
         """
-        if now >= self._deadline:
+        if now >= self.deadline:
             self.expire(now)
         size = len(payload) - PIECE_PREFIX_SIZE
         if size < 1:
@@ -240,10 +241,10 @@ class Reassembler:
         while frames:
             key, partial = next(iter(frames.items()))
             if partial.deadline > now:
-                self._deadline = partial.deadline
+                self.deadline = partial.deadline
                 return
             self._close(key, now, Drop.EXPIRED)
-        self._deadline = inf
+        self.deadline = inf
 
     def forget(self, origin: int) -> None:
         """Drop all that is known of ``origin``: it left, and whoever has that id next begins its frame ids anew."""
@@ -261,7 +262,7 @@ class Reassembler:
         origin = _origin(key)
         self._held[origin] = self._held.get(origin, 0) + FRAME_COST
         self._bytes += FRAME_COST
-        self._deadline = min(self._deadline, deadline)
+        self.deadline = min(self.deadline, deadline)
         return partial
 
     def _close(self, key: int, now: float, reason: str | None) -> None:

@@ -521,11 +521,8 @@ class Session:
 
     def _report_blocked(self, joined: Joined, now: float) -> None:
         """Tell of blocked frames, by rule the first at once, then once in a while."""
-        blocked = joined.port.tally.blocked
-        if not blocked:
-            return
         member = joined.admitted.member
-        for rule, count in self._blocked.due(blocked, now):
+        for rule, count in self._blocked.due(joined.port.tally.blocked, now):
             log(events.FRAMES_BLOCKED, room=member.room.code, peer=member.peer_id, rule=rule.label, count=count)
 
     async def _write(self) -> None:
@@ -554,7 +551,8 @@ class Session:
         try:
             for port, batch in joined.switch.receive_untrusted(joined.port, datagrams, now).items():
                 port.outlet.send_datagrams(batch)
-            self._report_blocked(joined, now)
+            if joined.port.tally.blocked:
+                self._report_blocked(joined, now)
         except Exception as error:  # noqa: BLE001 - the boundary of a session: reported, and it ends this session only
             self._crashed(error)
 

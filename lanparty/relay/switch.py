@@ -283,7 +283,7 @@ class Switch:
             port.tally.frames_in += frames
             port.tally.bytes_in += octets
             port.decoder.counters.frames += frames
-        if port.decoder.reassembler.pending_frames:
+        if now >= port.decoder.reassembler.deadline:
             port.decoder.reassembler.expire(now)
         return deliveries
 
@@ -516,9 +516,10 @@ def _runs_untrusted(ways: dict[bytes, Way], datagrams: Sequence[bytes]) -> list[
             continue
         way = ways.get(datagram[:HEAD_SIZE])
         if way is not None and len(datagram) <= way.largest:
-            fields = plain_fields_untrusted(way.shape, datagram)
-            if fields is not None and (way.sources is None or fields[way.shape.source] in way.sources):
-                size, read, run, lost = len(datagram), way.shape.read, [datagram], None
+            shape, sources = way.shape, way.sources
+            fields = plain_fields_untrusted(shape, datagram)
+            if fields is not None and (sources is None or fields[shape.source] in sources):
+                size, read, run, lost = len(datagram), shape.read, [datagram], None
                 runs.append((way, run))
                 continue
         size = -1

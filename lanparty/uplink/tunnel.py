@@ -33,7 +33,7 @@ from lanparty.proto.fragments import Reassembler
 from lanparty.proto.joiner import Joiner
 from lanparty.proto.mss import clamp_mss
 from lanparty.proto.overlay import Echo, OverlayCounters, OverlayDecoder, OverlayEncoder, encode_echo
-from lanparty.proto.superframe import Frame, frames_of, octets_of, plain_frames
+from lanparty.proto.superframe import Frame, frames_of, plain_frames
 from lanparty.uplink.echo import EchoMeter
 
 __all__ = ["DatagramConnection", "Tunnel"]
@@ -158,13 +158,7 @@ class Tunnel:
         budget = attached.connection.datagram_budget
         if budget != attached.budget:
             self._follow_budget(attached, budget)
-        counters = self.counters
-        counters.frames_out += frames_of(frames)
-        counters.bytes_out += octets_of(frames)
-        encoder = attached.encoder
-        oversize = encoder.oversize
         datagrams = self._encode(attached, frames)
-        counters.oversize_dropped += encoder.oversize - oversize
         if self._framelog is not None:
             self._framelog.frames(plain_frames(frames), RELAY_PEER, "to-room")
         attached.connection.send_datagrams(datagrams)
@@ -185,7 +179,10 @@ class Tunnel:
             return
         counters = self.counters
         counters.frames_in += len(frames)
-        counters.bytes_in += sum(len(frame) for _, frame in frames)
+        octets = 0
+        for _, frame in frames:
+            octets += len(frame)
+        counters.bytes_in += octets
         if self._framelog is not None:
             for stamp, frame in frames:
                 self._framelog.frames([frame], stamp & 0xFFFF, "from-room")
@@ -194,15 +191,13 @@ class Tunnel:
         joined = joiner.join_untrusted(frames)
         if joiner.refused != refused:
             counters.drop("partial-checksum", joiner.refused - refused)
-        mss_v4, mss_v6 = attached.mss_v4, attached.mss_v6
         # Both directions, so that it does not matter which of two ends has the narrower path.
-        attached.deliver(
-            [
-                (origin, clamp_mss(frame, mss_v4, mss_v6) if isinstance(frame, bytes) else frame)
-                for origin, frame in joined
-            ],
-            now,
-        )
+        for index, (origin, joint) in enumerate(joined):
+            if isinstance(joint, bytes):
+                clamped = clamp_mss(joint, attached.mss_v4, attached.mss_v6)
+                if clamped is not joint:
+                    joined[index] = origin, clamped
+        attached.deliver(joined, now)
 
     def send_echo(self, now: float) -> None:
         """Ask the relay for an echo; its answer, or the lack of one, is counted."""
@@ -255,28 +250,34 @@ class Tunnel:
         return totals
 
     def _encode(self, attached: _Attached, frames: Sequence[Frame]) -> list[bytes]:
-        """Give the datagrams of a batch, in its order."""
-        encoder = attached.encoder
+        """Give the datagrams of a batch, in its order, and count what it is."""
+        counters, encoder = self.counters, attached.encoder
+        mss_v4, mss_v6 = attached.mss_v4, attached.mss_v6
+        oversize = encoder.oversize
         datagrams: list[bytes] = []
         finished: list[bytes] = []
+        count = octets = 0
         for frame in frames:
             if isinstance(frame, bytes):
-                finished.append(frame)
+                count += 1
+                octets += len(frame)
+                clamped = clamp_mss(frame, mss_v4, mss_v6)
+                if clamped is not frame:
+                    counters.mss_clamped += 1
+                finished.append(clamped)
                 continue
+            count += frame.segments
+            octets += frame.octets
             if finished:
-                datagrams += encoder.encode_batch(self._clamped(attached, finished))
+                datagrams += encoder.encode_batch(finished)
                 finished = []
             datagrams += encoder.encode_super(frame)
         if finished:
-            datagrams += encoder.encode_batch(self._clamped(attached, finished))
+            datagrams += encoder.encode_batch(finished)
+        counters.frames_out += count
+        counters.bytes_out += octets
+        counters.oversize_dropped += encoder.oversize - oversize
         return datagrams
-
-    def _clamped(self, attached: _Attached, frames: Sequence[bytes]) -> list[bytes]:
-        mss_v4, mss_v6 = attached.mss_v4, attached.mss_v6
-        clamped = [clamp_mss(frame, mss_v4, mss_v6) for frame in frames]
-        if clamped != frames:  # Compares by identity first, so this costs next to nothing.
-            self.counters.mss_clamped += sum(1 for old, new in zip(frames, clamped, strict=True) if old is not new)
-        return clamped
 
     def _follow_budget(self, attached: _Attached, budget: int) -> None:
         """Take over a budget that path MTU discovery changed."""

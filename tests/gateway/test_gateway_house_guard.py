@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import attrs
 import pytest
 from guard_vectors import VECTORS, WRAPPINGS, Vector
 from guard_world import (
@@ -92,6 +93,34 @@ def big(source: bytes, mac: bytes = PLAYER) -> SuperFrame:
     return SuperFrame(frame, GSO_UDP, 1000, 34, 6, 42, 4)
 
 
+def ping(source: bytes, mac: bytes = PLAYER, kind: int = 8, **fields: int) -> bytes:
+    return ethernet(ipv4(bytes((kind,)).ljust(64, b"i"), protocol=1, source=source, **fields), IPV4, source=mac)
+
+
+def test_a_short_way_is_for_echoes_and_for_no_other_icmp() -> None:
+    door = Door()
+    frames = [ping(PLAYER4, kind=kind) for kind in (8, 0, 5, 9, 3, 8)]
+    assert door.room(*frames) == [frames[0], frames[1], frames[4], frames[5]]
+    assert door.room(ping(HOUSE4), ping(bytes(4))) == []
+    assert door.dropped == {"room-routing": 2, "room-ipv4-source": 2}
+
+
+@pytest.mark.parametrize("level", [Level.STRICT, Level.STANDARD])
+def test_what_tells_nothing_is_what_the_guard_lets_pass_and_learns_nothing_from(level: Level) -> None:
+    """ICMP of all types, other protocols, fragments: what is not judged would have passed, and told nothing."""
+    door, world = Door(level), World(level)
+    frames = [ping(HOUSE4, HOUSE, kind=kind) for kind in range(256)]
+    frames += [ping(HOUSE4, HOUSE, fragment=fragment) for fragment in (1, 0x2000)]
+    frames += [ping(HOUSE4, HOUSE, total=total) for total in (0, 20, 27, 2000)]
+    frames += [ethernet(ipv4(bytes(64), protocol, source=HOUSE4), IPV4, source=HOUSE) for protocol in range(256)]
+    frames += [frames[0][:size] for size in range(14, 60)]
+    assert door.house(*frames) == frames
+    version = world.guard.bindings.version
+    assert world.house(*frames) == [None] * len(frames)
+    assert world.guard.bindings.version == version
+    assert attrs.asdict(world.guard.bindings) == attrs.asdict(World(level).guard.bindings)
+
+
 def test_a_super_frame_counts_for_all_its_frames() -> None:
     door = Door()
     assert door.room(big(PLAYER4), big(HOUSE4)) == [big(PLAYER4)]
@@ -141,6 +170,7 @@ def test_senders_that_come_and_go_for_ever_are_forgotten() -> None:
 ADDRESSES = [PLAYER4, OTHER4, HOUSE4, ROUTER, bytes((10, 0, 0, 77)), PLAYER6, OTHER6]
 STEPS = st.one_of(
     st.tuples(st.just("room"), st.sampled_from(ADDRESSES), st.sampled_from([PLAYER, OTHER])),
+    st.tuples(st.sampled_from([0, 3, 5, 8, 9, 10]), st.sampled_from(ADDRESSES[:5]), st.sampled_from([PLAYER, OTHER])),
     st.tuples(st.just("ack"), st.sampled_from(ADDRESSES[:5]), st.sampled_from([PLAYER, OTHER, HOUSE])),
     st.tuples(st.just("arp"), st.sampled_from(ADDRESSES[:5]), st.sampled_from([HOUSE, PLAYER])),
     st.tuples(st.just("wait"), st.sampled_from([1.0, 300.0, 700.0]), st.none()),
@@ -155,8 +185,8 @@ def test_the_short_way_says_what_the_guard_says(steps) -> None:
         if what == "wait":
             door.now += value
             world.now += value
-        elif what == "room":
-            frame = game(value, mac)
+        elif what == "room" or isinstance(what, int):
+            frame = game(value, mac) if what == "room" else ping(value, mac, what)
             rule = world.judge(frame, Sender(mac))
             assert door.room(frame) == ([frame] if rule is None else [])
         else:

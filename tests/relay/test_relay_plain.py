@@ -63,6 +63,10 @@ def is_plain(frame: bytes) -> bool:
         return False
 
 
+def icmp(kind: int, code: int = 0, size: int = 8) -> bytes:
+    return bytes((kind, code)).ljust(size, b"i")
+
+
 def tcp(size: int = 20) -> bytes:
     return struct.pack("!HHIIHHHH", 67, 68, 1, 1, 0x5010, 500, 0, 0).ljust(size, b"t")
 
@@ -77,6 +81,10 @@ def tcp(size: int = 20) -> bytes:
         ethernet(ipv4(udp(546, 547)), IPV4),
         ethernet(ipv4(tcp(), protocol=6), IPV4),
         ethernet(ipv4(tcp(1480), protocol=6), IPV4),
+        ethernet(ipv4(icmp(0), protocol=1), IPV4),
+        ethernet(ipv4(icmp(8), protocol=1), IPV4),
+        ethernet(ipv4(icmp(8, 9, 1480), protocol=1, fragment=0x4000), IPV4),
+        ethernet(ipv4(icmp(0), protocol=1) + bytes(18), IPV4),
         ethernet(ipv6(udp(5353, 5353), 17), IPV6),
         ethernet(ipv6(udp(67, 68), 17), IPV6),
         ethernet(ipv6(tcp(), 6), IPV6),
@@ -104,7 +112,15 @@ def test_plain(frame: bytes) -> None:
         ethernet(ipv4(udp(1985, 1)), IPV4),
         ethernet(ipv6(udp(1, 521), 17), IPV6),
         ethernet(ipv4(udp(1, 67)), IPV4),
-        ethernet(ipv4(bytes(20), protocol=1), IPV4),
+        *[ethernet(ipv4(icmp(kind), protocol=1), IPV4) for kind in range(256) if kind not in (0, 8)],
+        ethernet(ipv4(icmp(8, size=7), protocol=1), IPV4),
+        ethernet(ipv4(icmp(8), protocol=1, total=29), IPV4),
+        ethernet(ipv4(icmp(8), protocol=1, options=bytes(4)), IPV4),
+        ethernet(ipv4(icmp(8), protocol=1, fragment=0x2000), IPV4),
+        ethernet(ipv4(icmp(8), protocol=1, fragment=1), IPV4),
+        ethernet(ipv4(icmp(8), protocol=2), IPV4),
+        ethernet(ipv6(icmp(8), 1), IPV6),
+        ethernet(ipv6(icmpv6(128), 58), IPV6),
         ethernet(ipv6(udp(546, 1), 17), IPV6),
         ethernet(ipv6(udp(1, 547), 17), IPV6),
         ethernet(ipv6(icmpv6(134), 58), IPV6),
@@ -132,7 +148,7 @@ SENDERS = [Sender(PLAYER, False), Sender(b"", True)]
 def mutated(chance: random.Random, seed: bytes) -> bytes:
     frame = bytearray(seed)
     for _ in range(chance.randrange(4)):
-        match chance.randrange(5):
+        match chance.randrange(6):
             case 0:  # where the headers are
                 frame[chance.randrange(12, min(len(frame), 60))] = chance.randrange(256)
             case 1:
@@ -141,6 +157,8 @@ def mutated(chance: random.Random, seed: bytes) -> bytes:
                 frame += bytes(chance.choice((1, 18, 560, 1400)))
             case 3:
                 del frame[chance.randrange(40, len(frame) + 1) :]
+            case 4:
+                frame[34:35] = bytes((chance.choice((0, 5, 8, 9, 10)),))  # ICMP's type
             case _:  # a port or a length of interest
                 at = chance.choice((16, 18, 20, 34, 36, 54, 56))
                 frame[at : at + 2] = chance.choice((28, 67, 68, 546, 547, len(frame) - 14)).to_bytes(2, "big")
@@ -153,7 +171,12 @@ def test_plain_frames_with_one_head_have_one_verdict() -> None:
     seeds = [
         frame
         for frame in SEEDS
-        + [ethernet(ipv4(tcp(), protocol=6), IPV4), ethernet(ipv6(tcp(), 6), IPV6), ethernet(ipv4(udp(9, 9)), IPV4)]
+        + [
+            ethernet(ipv4(tcp(), protocol=6), IPV4),
+            ethernet(ipv6(tcp(), 6), IPV6),
+            ethernet(ipv4(udp(9, 9)), IPV4),
+            ethernet(ipv4(icmp(8), protocol=1), IPV4),
+        ]
         * 20
         if len(frame) > 40
     ]
@@ -163,12 +186,13 @@ def test_plain_frames_with_one_head_have_one_verdict() -> None:
     for guard in guards:
         guard.judge_untrusted(ack(PLAYER, PLAYER4), Sender(b"", True), 0.0)
     verdicts: dict[object, object] = {}
-    plain = 0
+    plain = pings = 0
     for _ in range(150_000):
         whole = mutated(chance, chance.choice(seeds))
         if not is_plain(whole):
             continue
         plain += 1
+        pings += whole[12:14] == b"\x08\0" and whole[23] == 1
         for number, guard in enumerate(guards):
             for sender in SENDERS:
                 if len(whole) > guard.limit(sender):
@@ -180,6 +204,7 @@ def test_plain_frames_with_one_head_have_one_verdict() -> None:
                     key = (number, sender, whole[:15], source, version)
                     assert verdicts.setdefault(key, verdict) is verdict, whole.hex()
     assert plain > 5_000
+    assert pings > 1_000
     assert len(set(verdicts.values())) >= 4
 
 
@@ -234,6 +259,10 @@ class Room:
         deliveries = joined.switch.receive_untrusted(joined.port, datagrams, self.now)
         return {port.member.peer_id: batch for port, batch in deliveries.items() if batch}
 
+    def stamped(self, number: int, *datagrams: bytes) -> list[bytes]:
+        """Whole frames as they leave, sent by ``number``."""
+        return [overlay(datagram[4:], self.members[number].port.member.peer_id) for datagram in datagrams]
+
     def counters(self) -> dict[int, dict[str, int]]:
         return {number: joined.port.total().as_dict() for number, joined in self.members.items()}
 
@@ -261,7 +290,17 @@ def plain_packets(source4: bytes, source6: bytes) -> list[tuple[bytes, int]]:
         (ipv6(tcp(1400), 6, source=source6), IPV6),
         (ipv6(udp(1000, 2000), 17, source=source6), IPV6),
         (ipv4(udp(1000, 2000), source=source4) + bytes(18), IPV4),
+        (ipv4(icmp(8, size=64), protocol=1, source=source4), IPV4),
+        (ipv4(icmp(0, size=64), protocol=1, source=source4), IPV4),
     ]
+
+
+@st.composite
+def other_icmp(draw: st.DrawFn) -> tuple[bytes, int]:
+    """ICMP of any type, most of which are not plain: behind the heads and from the addresses of those that are."""
+    message = icmp(draw(st.integers(0, 255)), draw(st.integers(0, 255)), draw(st.sampled_from((4, 8, 64))))
+    fragment = draw(st.sampled_from((0, 0, 0x4000, 0x2000, 1)))
+    return ipv4(message, protocol=1, fragment=fragment, source=draw(st.sampled_from(SOURCES4))), IPV4
 
 
 def telling(draw: st.DrawFn, number: int) -> bytes:
@@ -293,7 +332,8 @@ def batches(draw: st.DrawFn, number: int) -> list[bytes]:
     batch: list[bytes] = []
     for _ in range(draw(st.integers(1, 6))):
         plain = plain_packets(draw(st.sampled_from(SOURCES4)), draw(st.sampled_from(SOURCES6)))
-        payload, ethertype = draw(st.one_of(st.sampled_from(plain), st.sampled_from(plain), st.sampled_from(PACKETS)))
+        packets = st.one_of(st.sampled_from(plain), st.sampled_from(plain), st.sampled_from(PACKETS), other_icmp())
+        payload, ethertype = draw(packets)
         source = draw(st.sampled_from((own, own, own, own, mac(1), HOUSE)))
         destination = draw(st.sampled_from((mac(1), mac(2), mac(3), HOUSE, BROADCAST)))
         frame = bytearray(ethernet(payload, ethertype, source=source, destination=destination))
@@ -406,6 +446,22 @@ def test_a_way_is_for_the_source_addresses_that_passed(room: Room) -> None:
     assert blocked(room, 1) == {"blocked.ipv4-source": 3}
     (way,) = room.members[1].port.ways.values()
     assert way.sources == {int.from_bytes(PLAYER4), 0xA9FE0107}
+
+
+@pytest.mark.parametrize("opened_by", [icmp(8), udp(27005, 27015)], ids=["an echo", "a game"])
+def test_a_way_is_for_echoes_and_for_no_other_icmp(room: Room, opened_by: bytes) -> None:
+    def ping(kind: int, source: bytes = PLAYER4) -> bytes:
+        packet = ipv4(icmp(kind, size=64), protocol=1, source=source)
+        return overlay(ethernet(packet, IPV4, source=mac(1), destination=mac(2)))
+
+    opener = ipv4(opened_by, protocol=1 if len(opened_by) == 8 else 17, source=PLAYER4)
+    room.send(2, [overlay(ethernet(arp(1, OTHER4, mac(2)), ARP, source=mac(2)))])
+    room.send(1, [overlay(ethernet(opener, IPV4, source=mac(1), destination=mac(2)))])
+    way = list(room.members[1].port.ways.values())
+    assert len(way) == 1
+    assert room.send(1, [ping(8), ping(5), ping(0), ping(9), ping(8, OTHER4)]) == {2: room.stamped(1, ping(8), ping(0))}
+    assert blocked(room, 1) == {"blocked.routing": 2, "blocked.ipv4-source": 1}
+    assert list(room.members[1].port.ways.values()) == way
 
 
 def test_a_way_ends_with_the_lease(room: Room) -> None:
