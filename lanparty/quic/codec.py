@@ -269,11 +269,34 @@ def open_untrusted(keys: PacketKeys, packets: Sequence[bytes], connection_id_siz
     ``expected`` is the largest packet number so far plus one; within the batch it moves on. Duplicates are the caller's
     matter. Never raises.
     """
-    if len(packets) >= _MANY:
+    count = len(packets)
+    opened = None
+    if count == 1:
+        opened = _open_lone_untrusted(keys, packets[0], connection_id_size, expected)
+    elif count >= _MANY:
         opened = _open_block_untrusted(keys, packets, connection_id_size, expected)
-        if opened is not None:
-            return opened
-    return _open_each_untrusted(keys, packets, connection_id_size, expected)
+    return opened or _open_each_untrusted(keys, packets, connection_id_size, expected)
+
+
+def _open_lone_untrusted(keys: PacketKeys, packet: bytes, connection_id_size: int, expected: int) -> Opened | None:
+    """Open a packet that is as our own peer sends them; None when it is not. A game's packets come alone."""
+    size = connection_id_size + 3
+    sample = packet[size + 2 : size + 18]
+    if len(sample) != 16:
+        return None
+    masks = keys.mask(sample)
+    mask = (masks[0] & 0x1F) << 8 * size - 8 | masks[1] << 8 | masks[2]
+    head = int.from_bytes(packet[:size], "big") ^ mask
+    header = head.to_bytes(size, "big")
+    lowest = expected - 0x7FFF
+    number = lowest + (head - lowest & 0xFFFF)
+    if header[0] not in _ORDINARY[keys.phase] or not 0 <= number <= _MAX_NUMBER:
+        return None
+    try:
+        payload = keys.aead.decrypt((keys.iv ^ number).to_bytes(12, "big"), packet[size:], header)
+    except InvalidTag:
+        return Opened([], [], [], 1, False, -1, 0)
+    return Opened([number], [payload], [], 0, False, number, header[0])
 
 
 def _open_each_untrusted(keys: PacketKeys, packets: Sequence[bytes], connection_id_size: int, expected: int) -> Opened:
@@ -384,6 +407,14 @@ def _number_cutter(size: int) -> Callable[[bytes], Any]:
 
 _KNOWN: Final = 2048
 """Datagrams shorter than this have their frame's head ready made: all that fit a packet on 1500-byte links."""
+
+_PLAIN_ACK: Final = struct.Struct(">IHBH")
+"""What an ACK of one range has behind its type: largest number, delay, no more ranges, length. Integers may be longer
+than they need be (RFC 9000 section 16), so that one call writes, or reads, all of them: a fifth of the price, for 2 or
+3 bytes more in a packet that has room."""
+_PLAIN_ACK_SIZE: Final = _PLAIN_ACK.size
+_unpack_plain_ack: Final = _PLAIN_ACK.unpack_from
+_pack_plain_ack: Final = struct.Struct(">B" + _PLAIN_ACK.format[1:]).pack
 
 _pack_2: Final = struct.Struct(">H").pack
 _pack_4: Final = struct.Struct(">I").pack
@@ -532,6 +563,14 @@ def _pull_integer(payload: bytes, at: int) -> tuple[int, int]:
 
 def _pull_ack(payload: bytes, at: int) -> tuple[AckFrame, int]:
     """Return the ACK frame whose type ends at ``at``, and where it ends. Raises ``IndexError``, ``_MalformedError``."""
+    if len(payload) - at == _PLAIN_ACK_SIZE:
+        largest, delay, count, length = _unpack_plain_ack(payload, at)
+        if largest >> 30 == 2 and delay >> 14 == 1 and not count and length >> 14 == 1:
+            largest &= 0x3FFF_FFFF
+            first = largest - (length & 0x3FFF)
+            if first < 0:
+                raise _MalformedError
+            return AckFrame(largest, delay & 0x3FFF, [(first, largest)]), len(payload)
     largest, at = _pull_integer(payload, at)
     delay, at = _pull_integer(payload, at)
     count, at = _pull_integer(payload, at)
@@ -561,8 +600,11 @@ def encode_ack(ranges: Sequence[range], delay: int, room: int) -> bytes:
         return b""
     newest = ranges[index]
     start = newest.start
-    head = _LOW_BYTES[_ACK] + _encode_integer(newest.stop - 1) + _encode_integer(delay)
-    blocks = [_encode_integer(newest.stop - 1 - start)]
+    largest = newest.stop - 1
+    if not index and largest < 0x4000_0000 and delay < 0x4000 and largest - start < 0x4000 and room > _PLAIN_ACK_SIZE:
+        return _pack_plain_ack(_ACK, largest | 0x8000_0000, delay | 0x4000, 0, largest - start | 0x4000)
+    head = _LOW_BYTES[_ACK] + _encode_integer(largest) + _encode_integer(delay)
+    blocks = [_encode_integer(largest - start)]
     left = room - len(head) - 1 - len(blocks[0])  # 1 for the count of ranges, while that is below 64
     if left < 0:
         return b""

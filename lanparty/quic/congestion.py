@@ -340,11 +340,13 @@ class DelayBounded:
             if sample.app_limited:
                 self._idle += acked
         phase = self.phase
-        if phase is Phase.STARTUP:
+        if phase is Phase.CRUISE:
+            pass  # decides at the end of an epoch
+        elif phase is Phase.STARTUP:
             self._startup_ack(sample, rtt)
         elif phase is Phase.DRAIN:
             self._drain_ack(sample, rtt)
-        elif phase is Phase.COMPETE:
+        else:
             self._compete_ack(sample, rtt)
         if acked and sample.prior_delivered >= self._round_end:
             self._round_end = sample.delivered

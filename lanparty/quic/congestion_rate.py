@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from lanparty.quic.congestion import (
@@ -84,8 +85,7 @@ def new_control(*, arrival_times: bool) -> CongestionControl:
     return RateBounded() if arrival_times and sys.platform == "linux" else DelayBounded()
 
 
-def _rtt_of(sample: tuple[float, float]) -> float:
-    return sample[1]
+_rtt_of: Final = itemgetter(1)
 
 
 class RateBounded(DelayBounded):

@@ -395,13 +395,15 @@ class Connection:
             return
         try:
             quic = self._quic
-            if not quic.batched:
-                self._transmit_stock(now)
-            else:
-                if quic.stock_due():
-                    self._send_stock(quic.datagrams_to_send(now))
+            batched = quic.batched
+            if batched and quic.stock_due():
+                self._send_stock(quic.datagrams_to_send(now))
                 if quic.batched:  # not any more, when aioquic had a goodbye to say
                     self._transmit_batch(now)
+            elif batched:
+                self._transmit_batch(now)
+            else:
+                self._transmit_stock(now)
             self._take_events(now)
             self._host.schedule(self)
         except Exception as error:  # noqa: BLE001 - the boundary of a connection: counted, and it ends this one only
@@ -518,13 +520,13 @@ class Connection:
 
     def _take_events(self, now: float) -> None:
         """Drain aioquic's events. No handler is called here, so that a nested call cannot reorder anything."""
-        next_event = self._quic.next_event
-        while (event := next_event()) is not None:
+        quic = self._quic
+        while (event := quic.next_event()) is not None:
             if isinstance(event, events.DatagramFrameReceived):
                 self._datagrams_in.append(event.data)
             else:
                 self._on_event(event, now)
-        if self._closed is None and (ending := self._quic.ending()) is not None:
+        if self._closed is None and (ending := quic.ending()) is not None:
             self._on_ending(ending, now)
 
     def _on_event(self, event: events.QuicEvent, now: float) -> None:

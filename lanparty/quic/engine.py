@@ -95,7 +95,7 @@ class Engine:
                 start += 1
                 continue
             stop = start + 1
-            if packet[0] < _LONG_HEADER:
+            if stop < count and packet[0] < _LONG_HEADER:
                 connection_id = packet[1:_ID_END]
                 while stop < count and packets[stop][1:_ID_END] == connection_id and packets[stop][0] < _LONG_HEADER:
                     stop += 1

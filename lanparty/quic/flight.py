@@ -31,7 +31,7 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import attrs
 
@@ -62,8 +62,7 @@ _LOST_KEPT: Final = 256
 PacketT = TypeVar("PacketT")
 
 
-@attrs.frozen
-class AckSample:
+class AckSample(NamedTuple):
     """What congestion control learns from one acknowledgement, or from one time-out that only shows losses."""
 
     now: float
@@ -187,7 +186,8 @@ class Flight(Generic[PacketT]):
         )
         self.bytes += count * size
         self.packets += count
-        self.largest_sent = max(self.largest_sent, stop - 1)
+        if stop > self.largest_sent:
+            self.largest_sent = stop - 1
 
     def note_app_limited(self) -> None:
         """Note that there was nothing more to send: rates are not the path's until what is out now has arrived."""
@@ -248,26 +248,29 @@ class Flight(Generic[PacketT]):
         the caller's to refuse: see ``largest_sent``.
         """
         outcome: AckOutcome[PacketT] = AckOutcome()
-        self.largest_acked = max(self.largest_acked, ranges[0][1])
+        largest = ranges[0][1]
+        if largest > self.largest_acked:
+            self.largest_acked = largest
         if self._lost:
             self._recognise_reordering(ranges, outcome, now)
+        in_flight = self.bytes
         self._take_acked(ranges, outcome.acked)
-        acked = 0
-        newest: Run[PacketT] | None = None
-        for run in outcome.acked:
-            acked += (run.stop - run.start) * run.size
-            newest = run
-        if newest is None:
+        if not outcome.acked:
             return outcome
+        acked = in_flight - self.bytes
+        newest = outcome.acked[-1]
         self.delivered += acked
         self._delivered_at = now
-        if newest.stop - 1 == ranges[0][1]:
-            outcome.rtt = now - newest.sent_at
-            path = _path_rtt(outcome.rtt, ack_delay + waited)
-            self.host_delay += (outcome.rtt - path - self.host_delay) / 8
+        path: float | None = None
+        if newest.stop - 1 == largest:
+            outcome.rtt = rtt = now - newest.sent_at
+            path = _path_rtt(rtt, ack_delay + waited)
+            self.host_delay += (rtt - path - self.host_delay) / 8
             self._note_rtt(path, now)
-        self._give_up_lost(outcome, now, max(srtt, outcome.rtt or 0.0))
-        outcome.sample = self._sample(outcome, newest, acked, now, ack_delay + waited)
+            if rtt > srtt:
+                srtt = rtt
+        self._give_up_lost(outcome, now, srtt)
+        outcome.sample = self._sample(outcome, newest, acked, path, now)
         return outcome
 
     def on_loss_timer(self, now: float, srtt: float) -> AckOutcome[PacketT]:
@@ -275,7 +278,7 @@ class Flight(Generic[PacketT]):
         outcome: AckOutcome[PacketT] = AckOutcome()
         self._give_up_lost(outcome, now, srtt)
         if outcome.lost:
-            outcome.sample = self._sample(outcome, None, 0, now, 0.0)
+            outcome.sample = self._sample(outcome, None, 0, None, now)
         return outcome
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -288,7 +291,7 @@ class Flight(Generic[PacketT]):
         first, last = ranges[index]
         while runs:
             run = runs[0]
-            while last < run.start and index:
+            while index and last < run.start:
                 index -= 1
                 first, last = ranges[index]
             if last < run.start:
@@ -408,7 +411,7 @@ class Flight(Generic[PacketT]):
             self._min_now = rtt
 
     def _sample(
-        self, outcome: AckOutcome[PacketT], newest: Run[PacketT] | None, acked: int, now: float, delay: float
+        self, outcome: AckOutcome[PacketT], newest: Run[PacketT] | None, acked: int, rtt: float | None, now: float
     ) -> AckSample:
         rate = 0.0
         limited = True
@@ -416,14 +419,19 @@ class Flight(Generic[PacketT]):
         if newest is not None:
             # Not faster than it was sent, not faster than it was acknowledged: ACKs that come in a bunch do not make
             # the path look fast (section 3.3 of the draft).
-            interval = max(newest.sent_at - newest.first_sent_at, now - newest.delivered_at)
+            interval = now - newest.delivered_at
+            sending = newest.sent_at - newest.first_sent_at
+            if sending > interval:
+                interval = sending
             self._first_sent_at = newest.sent_at
             prior = newest.delivered
             limited = newest.app_limited
             if interval > 0:
                 rate = (self.delivered - prior) / interval
-        rtt = None if outcome.rtt is None else _path_rtt(outcome.rtt, delay)
-        lost = sum((run.stop - run.start) * run.size for run in outcome.lost if not run.probe)
+        lost = 0
+        for run in outcome.lost:
+            if not run.probe:
+                lost += (run.stop - run.start) * run.size
         return AckSample(now, acked, lost, rtt, rate, limited, self.delivered, prior, self.bytes, self.min_rtt)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,14 @@ import attrs
 import pytest
 from aioquic import tls
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.recovery import MAX_ACK_RANGES
+from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketRecovery
 from quic_ledger import Ledger, marks
 from quic_stock import StockEnd, stock_client, stock_server
 from quic_world import DELAY, Seen, World
 
 from lanparty.quic.connection import Connection
 from lanparty.quic.internals import CONTROL_STREAM, Quic
+from lanparty.quic.internals.guarded import GuardedQuic
 
 OURS, PLAIN, STOCK = "ours", "plain", "stock"
 """Our engine; ours with LANPARTY_WITHOUT=engine, which has aioquic make all packets; stock aioquic."""
@@ -115,6 +117,21 @@ class Link:
         return delays
 
 
+def check_shortcuts(quic: Quic) -> None:
+    """What the fast path asks in fewer steps is what aioquic would say."""
+    timer = GuardedQuic.get_timer(quic)
+    assert timer is not None
+    assert quic.get_timer() == min(timer, quic.mtu.next_deadline() if quic._probes else math.inf)
+    recovery = quic._recovery
+    period = recovery.get_probe_timeout()
+    assert recovery.pto == period
+    found = QuicPacketRecovery.get_loss_detection_time(recovery, amplification_limited=False)
+    if found is not None and recovery.flight.loss_time is None:
+        found = min(found, recovery._time_of_last_sent_ack_eliciting_packet + max(0.5, period))
+    assert recovery.application_deadline() == found
+    assert quic._connection_ids_unsent or all(each.was_sent for each in quic._host_cids)
+
+
 @attrs.define
 class Pair:
     world: World
@@ -153,6 +170,8 @@ class Pair:
                 assert ranges[-1].stop - 1 <= space.largest_received_packet < space.expected_packet_number + 2
                 assert all(number in space.received_packets for number in ranges[-1])
             assert self.ledger.acked_of(quic).isdisjoint(self.ledger.recoveries[flight].sent)
+            if quic.batched:
+                check_shortcuts(quic)
 
     def check_drained(self) -> None:
         """What must hold when all is said: everything has a verdict, and each verdict is true."""

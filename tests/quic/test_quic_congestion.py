@@ -339,11 +339,11 @@ def apply(control: DelayBounded, step: AckSample | str | tuple[int, int], now: f
         control.on_persistent_congestion(now)
     elif step == "path":
         control.on_path_change(now)
-    elif isinstance(step, tuple):
-        control.on_sent(now, *step)
-    else:
-        assert isinstance(step, AckSample)
+    elif isinstance(step, AckSample):
         control.on_ack(step)
+    else:
+        assert isinstance(step, tuple)
+        control.on_sent(now, *step)
 
 
 @given(STEPS, st.integers(1200, 1472))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 import trio
@@ -538,3 +539,39 @@ def test_mistakes_are_all_counted_and_told_once_in_ten_seconds():
             world.now += 1
     assert world.table.counters["internal_error"] == 25
     assert len(events) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "answered", "most", "alone"),
+    [
+        (100, True, 0.6, 0.0),  # a game: an ACK for each second packet, in one that leaves anyway
+        (1150, True, 1.1, 0.1),  # full ones: whose sender may have a window of two packets waits for each second one
+        (100, False, 0.6, 0.6),  # nobody answers: RFC 9000 section 13.2.2
+    ],
+)
+def test_acks_of_small_packets_travel_in_company(size, answered, most, alone):
+    world = World()
+    client, server = world.pair()
+    world.run(1.0)
+    server.on_datagrams(lambda datagrams, _now: server.send_datagrams(datagrams) if answered else None)
+    counts = Counter[str]()
+    quic = client._quic
+    on_ranges, take = quic._recovery.on_ranges, quic._take_payloads_untrusted
+
+    def counted(*arguments):
+        counts["acks"] += 1
+        return on_ranges(*arguments)
+
+    def looked_at(numbers, payloads, now, datagrams):
+        counts["alone"] += sum(payload[:1] == b"\x02" for payload in payloads)
+        return take(numbers, payloads, now, datagrams)
+
+    quic._recovery.on_ranges, quic._take_payloads_untrusted = counted, looked_at
+    for _ in range(100):
+        client.send_datagrams([bytes(size)])
+        client.flush()
+        world.run(0.010)
+    world.run(0.1)
+    assert 20 <= counts["acks"] <= 100 * most
+    assert counts["alone"] <= 100 * alone
+    assert quic._recovery.flight.packets == 0

@@ -13,6 +13,7 @@ from typing import Any, Final
 import attrs
 from aioquic import tls
 from aioquic._buffer import Buffer
+from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     END_STATES,
@@ -145,6 +146,10 @@ class GuardedQuic(QuicConnection):
         """The peer's leaf certificate (``cryptography``'s), None before it came."""
         return getattr(getattr(self, "tls", None), "_peer_certificate", None)
 
+    def next_event(self) -> events.QuicEvent | None:
+        """The next of aioquic's events. Mostly there is none, and aioquic has an exception say so, which is dear."""
+        return self._events.popleft() if self._events else None
+
     def ending(self) -> Ending | None:
         """Why and by whom the connection is closing or closed; None while it is neither."""
         event = self._close_event
@@ -195,14 +200,16 @@ class GuardedQuic(QuicConnection):
     def control_window_due(self) -> bool:
         """Whether enough was read for a new window to be worth a packet."""
         stream = self._streams.get(CONTROL_STREAM)
-        return stream is not None and self._window_limit(stream.max_stream_data_local) != stream.max_stream_data_local
+        return stream is not None and self._is_window_due(stream.max_stream_data_local)
+
+    def _is_window_due(self, current: int) -> bool:
+        """Whether half of a window that ends at ``current`` is used, and it may move on."""
+        window = settings.CONTROL_WINDOW
+        return self.window_open and self.control_read + window - current >= window // 2
 
     def _window_limit(self, current: int) -> int:
         """Return the new end of a window that ends at ``current``: unchanged until half of it is used."""
-        limit = self.control_read + settings.CONTROL_WINDOW
-        if self.window_open and limit - current >= settings.CONTROL_WINDOW // 2:
-            return limit
-        return current
+        return self.control_read + settings.CONTROL_WINDOW if self._is_window_due(current) else current
 
     # -- overridden: windows follow what was read (stock ones double with what was received) ------------------------
 

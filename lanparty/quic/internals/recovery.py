@@ -54,6 +54,9 @@ _MAX_PACKETS: Final = 16384
 """Packets in flight at most: a packet number of two bytes is told from its neighbours 32 768 away (RFC 9000 appendix
 A.2), and half of that is left for losses not yet found."""
 
+_GRANULARITY: Final = 0.001
+"""Seconds: the timers' (RFC 9002 section 6.1.2)."""
+
 Ranges = Sequence[tuple[int, int]]
 
 
@@ -144,7 +147,8 @@ class Recovery(QuicPacketRecovery):
         control, pace = self.control, self.pace
         paced = pace.allowance(now, control.pacing_rate, control.catch_up)
         control.missed = pace.missed
-        return min(self.window - self.bytes_in_flight, paced)
+        room = self.window - self.bytes_in_flight
+        return room if room < paced else paced
 
     def urgent_allowance(self) -> int:
         """Bytes of urgent datagrams that may leave although ``allowance`` has just said none."""
@@ -157,19 +161,19 @@ class Recovery(QuicPacketRecovery):
         The congestion controller speaks of the path alone. What lies in a socket until its program has its turn is not
         the path's, and does not fill its buffers.
         """
-        control = self.control
-        return control.window + int(control.rate * min(self.flight.host_delay, _MAX_HOST_DELAY))
+        control, delay = self.control, self.flight.host_delay
+        return control.window + int(control.rate * (delay if delay < _MAX_HOST_DELAY else _MAX_HOST_DELAY))
 
     def on_run_sent(
-        self, space: QuicPacketSpace, start: int, count: int, size: int, now: float, *, acknowledges: int, probe: bool
+        self, space: QuicPacketSpace, start: int, count: int, size: int, now: float, acknowledges: int, probe: bool
     ) -> None:
         """Record packets that we made."""
-        flight = self.flight
+        flight, octets = self.flight, count * size
         flight.on_sent(start, count, size, now, acknowledges=acknowledges, probe=probe)
         space.ack_eliciting_in_flight = flight.packets
         self._time_of_last_sent_ack_eliciting_packet = now
-        self.pace.on_sent(count * size)
-        self.control.on_sent(now, count * size, flight.bytes)
+        self.pace.on_sent(octets)
+        self.control.on_sent(now, octets, flight.bytes)
 
     # -- aioquic's calls, for its application space ------------------------------------------------------------------
 
@@ -205,13 +209,14 @@ class Recovery(QuicPacketRecovery):
         Raises QuicConnectionError for one that no honest peer sends.
         """
         flight = self.flight
-        if ranges[0][1] > flight.largest_sent and ranges[0][1] >= self._next_number():
+        largest = ranges[0][1]
+        if largest > flight.largest_sent and largest >= self._next_number():
             raise QuicConnectionError(
                 error_code=QuicErrorCode.PROTOCOL_VIOLATION,
                 frame_type=QuicFrameType.ACK,
                 reason_phrase="a packet was acknowledged that was never sent",
             )
-        delay = min(ack_delay, self.max_ack_delay)
+        delay = ack_delay if ack_delay < self.max_ack_delay else self.max_ack_delay
         outcome = flight.on_ack(ranges, now, delay, self._rtt_smoothed, waited)
         if outcome.acked:
             if outcome.rtt is not None:
@@ -222,11 +227,23 @@ class Recovery(QuicPacketRecovery):
 
     def get_loss_detection_time(self, *, amplification_limited: bool = False) -> float | None:
         """When ``on_loss_detection_timeout`` is due; None when never."""
-        found = super().get_loss_detection_time(amplification_limited=amplification_limited)
-        if found is None or not self.handshake_confirmed or self._get_loss_space() is not None:
-            return found
-        pause = max(_LONGEST_PAUSE, self.get_probe_timeout())
-        return min(found, self._time_of_last_sent_ack_eliciting_packet + pause)
+        if not self.handshake_confirmed:
+            return super().get_loss_detection_time(amplification_limited=amplification_limited)
+        if amplification_limited:
+            return self.flight.loss_time
+        return self.application_deadline()
+
+    def application_deadline(self) -> float | None:
+        """The same once the handshake is confirmed: of the application's space, for the others are gone."""
+        flight = self.flight
+        if flight.loss_time is not None:
+            return flight.loss_time
+        if not flight.packets and self.peer_completed_address_validation:
+            return None
+        period = self.pto
+        if self._pto_count:
+            period = min(period * 2**self._pto_count, max(_LONGEST_PAUSE, period))
+        return self._time_of_last_sent_ack_eliciting_packet + period
 
     def _detect_loss(self, *, now: float, space: QuicPacketSpace) -> None:
         if not space.is_application_data:
@@ -272,12 +289,16 @@ class Recovery(QuicPacketRecovery):
         flight = self.flight
         space.loss_time = flight.loss_time
         space.ack_eliciting_in_flight = flight.packets
-        space.largest_acked_packet = max(space.largest_acked_packet, flight.largest_acked)
-        for runs, state in ((outcome.acked, QuicDeliveryState.ACKED), (outcome.lost, QuicDeliveryState.LOST)):
-            for run in runs:
-                if run.packet is not None:
-                    for handler, args in run.packet.delivery_handlers:
-                        handler(state, *args)
+        if flight.largest_acked > space.largest_acked_packet:
+            space.largest_acked_packet = flight.largest_acked
+        for run in outcome.acked:
+            if run.packet is not None:
+                for handler, args in run.packet.delivery_handlers:
+                    handler(QuicDeliveryState.ACKED, *args)
+        for run in outcome.lost:
+            if run.packet is not None:
+                for handler, args in run.packet.delivery_handlers:
+                    handler(QuicDeliveryState.LOST, *args)
         if outcome.sample is not None:
             if outcome.persistent:
                 self.control.on_persistent_congestion(now)
@@ -293,7 +314,8 @@ class Recovery(QuicPacketRecovery):
             self._rtt_min = self._rtt_smoothed = self._rtt_latest = latest
             self._rtt_variance = latest / 2
             return
-        self._rtt_min = min(self._rtt_min, latest)
+        if latest < self._rtt_min:
+            self._rtt_min = latest
         adjusted = latest - ack_delay if latest >= self._rtt_min + ack_delay else latest
         self._rtt_latest = adjusted
         self._rtt_variance += (abs(self._rtt_smoothed - adjusted) - self._rtt_variance) / 4
@@ -306,6 +328,7 @@ class Recovery(QuicPacketRecovery):
 
     @property
     def pto(self) -> float:
-        """Seconds of a probe time-out without back-off; never infinite."""
-        period = self.get_probe_timeout()
-        return period if math.isfinite(period) else 1.0
+        """Seconds of a probe time-out of the application's space, without back-off (RFC 9002 section 6.2.1)."""
+        if self._rtt_initialized:
+            return self._rtt_smoothed + max(4 * self._rtt_variance, _GRANULARITY) + self.max_ack_delay
+        return 2 * self._rtt_initial
