@@ -74,8 +74,8 @@ _ACK_DELAY: Final = 0.020
 for the answer of a game's server to take it along."""
 
 _ACK_FRESH: Final = 0.010
-"""Seconds until a packet takes along an ACK of a single packet: an ACK is a quarter of what a lone packet costs both
-ends, and a game's next packet makes it one of two."""
+"""Seconds for which no packet takes along the ACK of a single one, while they come faster than ``_ACK_DELAY``: an ACK is
+a quarter of what a lone packet costs both ends, and the next one makes it the ACK of two."""
 
 _FEW: Final = 3
 _SMALL: Final = 1200
@@ -135,6 +135,8 @@ class Quic(GuardedQuic):
         """Packets that were dropped because they are not the peer's, or were damaged."""
         self._unacknowledged = self._unacknowledged_octets = 0
         self._unacknowledged_from = _NO_NUMBER
+        self._lively = False
+        """Whether the last packet came soon after the one before, so that another one is near."""
         self._ack_pinged_at = -math.inf
         self._connection_ids_unsent = False
         """Whether one of our connection ids is to be told, or told again: see ``stock_due``."""
@@ -401,7 +403,8 @@ class Quic(GuardedQuic):
         largest = found[-1][1] - 1
         if largest > space.largest_received_packet:
             space.largest_received_packet = largest
-            space.largest_received_time = now - self._waited
+            before, space.largest_received_time = space.largest_received_time, now - self._waited
+            self._lively = before is not None and now - before < _ACK_DELAY
         while len(queue) > _ACK_RANGES:
             queue.shift()
         self._close_at = now + self._idle_timeout()
@@ -410,7 +413,7 @@ class Quic(GuardedQuic):
             self._unacknowledged_octets += octets
             if found[0][0] < self._unacknowledged_from:
                 self._unacknowledged_from = found[0][0]
-            few = self._ack_eliciting_sent_since_receipt and self._unacknowledged_octets <= _SMALL
+            few = self._lively and self._ack_eliciting_sent_since_receipt and self._unacknowledged_octets <= _SMALL
             if self._unacknowledged > (_FEW if few else 1):
                 space.ack_at = now
             elif space.ack_at is None:
@@ -481,7 +484,9 @@ class Quic(GuardedQuic):
         payloads = pack_datagrams(datagrams, room)
         eliciting = len(payloads)
         acknowledges = carrier = -1
-        if acknowledge is not None and (self._unacknowledged != 1 or acknowledge - now < _ACK_DELAY - _ACK_FRESH):
+        if acknowledge is not None and not (
+            self._lively and self._unacknowledged == 1 and acknowledge - now > _ACK_DELAY - _ACK_FRESH
+        ):
             ack = self._ack_frame(room, now)
             if not ack:
                 space.ack_at = None
