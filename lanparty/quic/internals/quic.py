@@ -74,8 +74,8 @@ _ACK_DELAY: Final = 0.020
 for the answer of a game's server to take it along."""
 
 _ACK_FRESH: Final = 0.010
-"""Seconds for which no packet takes along the ACK of a single one, while they come faster than ``_ACK_DELAY``: an ACK is
-a quarter of what a lone packet costs both ends, and the next one makes it the ACK of two."""
+"""Seconds for which no packet takes along the ACK of a single one, while they come faster than ``_ACK_DELAY``: an ACK
+is a quarter of what a lone packet costs both ends, and the next one makes it the ACK of two."""
 
 _FEW: Final = 3
 _SMALL: Final = 1200
