@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+from pyroute2.netlink.exceptions import NetlinkError
 
 from lanparty.cli.options import IntRange, Parser
 from lanparty.demo import bench_measure, bench_profile, sandbox
@@ -104,7 +105,7 @@ class _Run:
         _say(f"round {number} of {self.options.rounds}: {name} …")
         try:
             work()
-        except (LanpartyError, OSError, subprocess.SubprocessError) as error:
+        except (LanpartyError, NetlinkError, OSError, subprocess.SubprocessError) as error:
             self.problems.append(f"round {number}: {name}: {error}")
             _say(f"  {self.problems[-1]}")
         self.save()

@@ -13,6 +13,7 @@ import sys
 
 assert sys.platform == "linux"
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar, Final
+
+from pyroute2.netlink.exceptions import NetlinkError
 
 from lanparty.demo.bench_lab import LAN_HOST, PATH, PLAYER_ADDRESSES, Lab, descendants, end_processes
 from lanparty.demo.house import LAN_PREFIX
@@ -119,7 +122,11 @@ class System:
         except LanpartyError:
             return False
         if not any(info["local"] == address for link in shown for info in link.get("addr_info", [])):
-            self.lab.add_address(self.lab.at(player), self.interface, address, LAN_PREFIX)
+            try:
+                self.lab.add_address(self.lab.at(player), self.interface, address, LAN_PREFIX)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:  # the system itself was quicker
+                    raise
             self.lab.set_link(self.lab.at(player), self.interface, state="up")
         return True
 
