@@ -29,7 +29,7 @@ from lanparty.ctrl.messages import MAX_MEMBERS, Member, Role
 from lanparty.guard.guard import steers_switches
 from lanparty.proto import probe
 from lanparty.proto.mac import MacAddress
-from lanparty.proto.superframe import Frame, frames_of, head_of
+from lanparty.proto.superframe import Frame, frames_of, head_of, longest_of
 
 __all__ = ["MAX_FRAME", "MAX_PROBES", "MAX_PROVISIONAL", "PROVISIONAL_AGE", "RemoteMembers"]
 
@@ -124,14 +124,10 @@ class RemoteMembers:
         passed: list[Frame] = []
         macs = self._macs
         for origin, frame in frames:
-            if isinstance(frame, bytes):
-                head, longest = frame, len(frame)
-            else:
-                head, longest = frame.frame, frame.longest
-            source = head[6:12]
-            if not MIN_FRAME <= longest <= MAX_FRAME:
+            head = head_of(frame)
+            if not MIN_FRAME <= longest_of(frame) <= MAX_FRAME:
                 self._drop("room-length", frames_of([frame]))
-            elif macs.get(origin) != source and not self._believe(origin, source, now):
+            elif macs.get(origin) != head[6:12] and not self._believe(origin, head[6:12], now):
                 if not self._is_probe(frame):
                     self._drop("room-source", frames_of([frame]))
             elif head[0] == 1 and steers_switches(head[:6]):

@@ -142,8 +142,7 @@ class LanLink:
         wire: list[Frame] = []
         inside: list[Frame] = []
         for frame in frames:
-            # A super-frame goes one way as a whole: its frames have one destination.
-            head = frame if isinstance(frame, bytes) else frame.frame
+            head = head_of(frame)  # A super-frame goes one way as a whole: its frames have one destination.
             if len(head) < MIN_FRAME:
                 self._counters.runt_dropped += 1
             elif head[0] & 1:

@@ -252,7 +252,7 @@ def test_what_recovery_overrides_is_there_and_nothing_else_has_its_names():
 def test_names_that_our_connection_adds_are_not_aioquics(stock):
     overridden = {
         "_handle_crypto_frame", "_handle_stream_frame", "_initialize", "_log_key_updated",
-        "_idle_timeout", "_on_new_connection_id_delivery", "_parse_transport_parameters",
+        "_on_new_connection_id_delivery", "_parse_transport_parameters",
         "_replenish_connection_ids", "_write_connection_limits", "_write_stream_limits", "datagrams_to_send",
         "get_timer", "handle_timer", "next_event", "request_key_update",
     }  # fmt: skip
@@ -299,21 +299,6 @@ def test_connection_ids_become_unsent_where_we_notice():
     assert "_host_cids.append(" in inspect.getsource(QuicConnection._replenish_connection_ids)
     assert source.count(".was_sent = False") == 1
     assert ".was_sent = False" in inspect.getsource(QuicConnection._on_new_connection_id_delivery)
-
-
-def test_the_idle_timeout_is_the_smaller_one_but_three_probe_timeouts_at_least(stock):
-    """As ``Quic._idle_timeout`` has it in fewer steps."""
-    ours = Quic(configuration=QuicConfiguration(idle_timeout=9.0))
-    for theirs in (None, 4.0, 30.0):
-        for rtt in (None, 0.01, 5.0):
-            for quic in (ours, stock):
-                quic._configuration.idle_timeout = 9.0
-                quic._remote_max_idle_timeout = theirs
-                quic._loss._rtt_initialized = rtt is not None
-                quic._loss._rtt_smoothed = quic._loss._rtt_variance = rtt or 0.0
-                quic._loss._rtt_initial = ours._loss._rtt_initial
-                quic._loss.max_ack_delay = 0.025
-            assert ours._idle_timeout() == pytest.approx(stock._idle_timeout())
 
 
 def test_a_probe_timeout_counts_then_reschedules():

@@ -662,14 +662,6 @@ class Quic(GuardedQuic):
         elif delivery is QuicDeliveryState.ACKED:
             self._forget_acknowledged(highest_acked)
 
-    def _idle_timeout(self) -> float:
-        # As aioquic's, which RFC 9000 section 10.1 wants; asked twice for each packet, so in fewer steps.
-        period, theirs = self._configuration.idle_timeout, self._remote_max_idle_timeout
-        if theirs is not None and theirs < period:
-            period = theirs
-        least = 3 * self._recovery.pto
-        return least if least > period else period
-
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         self._space = self._spaces[tls.Epoch.ONE_RTT]

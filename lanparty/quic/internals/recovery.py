@@ -54,9 +54,6 @@ _MAX_PACKETS: Final = 16384
 """Packets in flight at most: a packet number of two bytes is told from its neighbours 32 768 away (RFC 9000 appendix
 A.2), and half of that is left for losses not yet found."""
 
-_GRANULARITY: Final = 0.001
-"""Seconds: the timers' (RFC 9002 section 6.1.2)."""
-
 Ranges = Sequence[tuple[int, int]]
 
 
@@ -291,14 +288,11 @@ class Recovery(QuicPacketRecovery):
         space.ack_eliciting_in_flight = flight.packets
         if flight.largest_acked > space.largest_acked_packet:
             space.largest_acked_packet = flight.largest_acked
-        for run in outcome.acked:
-            if run.packet is not None:
-                for handler, args in run.packet.delivery_handlers:
-                    handler(QuicDeliveryState.ACKED, *args)
-        for run in outcome.lost:
-            if run.packet is not None:
-                for handler, args in run.packet.delivery_handlers:
-                    handler(QuicDeliveryState.LOST, *args)
+        for runs, state in ((outcome.acked, QuicDeliveryState.ACKED), (outcome.lost, QuicDeliveryState.LOST)):
+            for run in runs:
+                if run.packet is not None:
+                    for handler, args in run.packet.delivery_handlers:
+                        handler(state, *args)
         if outcome.sample is not None:
             if outcome.persistent:
                 self.control.on_persistent_congestion(now)
@@ -329,6 +323,4 @@ class Recovery(QuicPacketRecovery):
     @property
     def pto(self) -> float:
         """Seconds of a probe time-out of the application's space, without back-off (RFC 9002 section 6.2.1)."""
-        if self._rtt_initialized:
-            return self._rtt_smoothed + max(4 * self._rtt_variance, _GRANULARITY) + self.max_ack_delay
-        return 2 * self._rtt_initial
+        return self.get_probe_timeout()
